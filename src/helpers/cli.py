@@ -1,0 +1,150 @@
+"""The ``elephant`` command (also ``python -m helpers``)."""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from helpers import book, claims, doctor, ledger, plan, runner
+
+PROFILE_HELP = "smoke (minutes), cpu (default), gpu (one card) or paper (the paper's own scale)"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Bad arguments get one clear line; the long usage text stays with ``--help``."""
+
+    def error(self, message: str):
+        self.exit(2, f"{self.prog}: {message} (see `{self.prog} --help`)\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of ``elephant``."""
+    top = _Parser(prog="elephant", description="The living supplement of 'Elephant in the Room'.")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    run = commands.add_parser(
+        "run",
+        help="execute the notebooks that are not up to date",
+        description="Execute notebooks by papermill, each only if its code, parameters, data, "
+        "upstream artefacts or helpers changed. A killed run goes on where it was.",
+    )
+    run.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="default: all of the profile")
+    build = commands.add_parser(
+        "book",
+        help="run what is not up to date, then build the book",
+        description="Run as `elephant run` does, then render build/<profile>/book/index.html.",
+    )
+    verdicts = commands.add_parser(
+        "claims",
+        help="print the verdict on every claim and table cell",
+        description="Verdicts of the last run, one a scope. Without a run all are 'not run'.",
+    )
+    verdicts.add_argument("--scope", choices=list(claims.SCOPES), help="print this scope only")
+    for command in (run, build, verdicts):
+        command.add_argument("--profile", default="cpu", choices=plan.PROFILES, help=PROFILE_HELP)
+    for command in (run, build):
+        command.add_argument(
+            "--cores", type=_positive, default=2, help="notebooks at a time (default: 2)"
+        )
+    commands.add_parser("doctor", help="say what is here: cores, memory, GPU, data, models, hub")
+    return top
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point; the exit status is 0 only if all that was asked for is done."""
+    options = parser().parse_args(arguments)
+    try:
+        return _COMMANDS[options.command](options)
+    except (plan.PlanError, book.BookError, FileNotFoundError) as error:
+        print(f"elephant: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("elephant: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+def _run(options, names: list[str] | None = None) -> tuple[int, dict]:
+    root = ledger.project_root()
+    todo = plan.make(root, options.profile, names)
+    build = Path(todo["build"])
+    build.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(build / ".run.lock", timeout=0):
+            return _snakemake(root, build, todo, options.cores), todo
+    except Timeout:
+        raise plan.PlanError(
+            f"another run of the profile {options.profile!r} is under way; wait for it to end"
+        ) from None
+
+
+def _snakemake(root: Path, build: Path, todo: dict, cores: int) -> int:
+    """Let Snakemake order the notebooks and call the runner for each that is not done."""
+    plan_file = build / "plan.json"
+    plan_file.write_text(json.dumps(todo, indent=1), encoding="utf-8")
+    for name in todo["notebooks"]:
+        runner.drop_stale_receipt(build, name)
+    # Snakemake's own lock would outlive a killed run; ours is released by the system. Incomplete
+    # outputs cannot be: the runner writes the receipt in one step, last.
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "Snakefile")]
+    command += ["--directory", str(build), "--config", f"plan={plan_file}", "--cores", str(cores)]
+    command += ["--nolock", "--rerun-incomplete", "--keep-going"]
+    command += ["--rerun-triggers", "params", "input", "mtime"]
+    command += ["--quiet", "all", "--"]
+    done = subprocess.run(command, check=False)
+    failed = [name for name in todo["notebooks"] if not runner.has_receipt(build, name)]
+    if failed:
+        print(f"elephant: not complete: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed or done.returncode else 0
+
+
+def _run_command(options) -> int:
+    return _run(options, options.notebooks or None)[0]
+
+
+def _book_command(options) -> int:
+    status, todo = _run(options)
+    if status:
+        print("elephant: the book was not built; the last good one stays", file=sys.stderr)
+        return status
+    print(book.build(ledger.project_root(), todo))
+    return 0
+
+
+def _claims_command(options) -> int:
+    folder = plan.build_folder(ledger.project_root(), options.profile) / "ledger"
+    rows = ledger.by_id(ledger.read(folder)) if folder.is_dir() else {}
+    verdicts = claims.verdicts(rows)
+    for verdict in verdicts:
+        if options.scope in (None, verdict.scope):
+            value = claims.value_text(verdict) or "–"
+            printed = verdict.published or "–"
+            scope = claims.SCOPES[verdict.scope]
+            print(f"{verdict.id:52} {scope:24} {printed:>16}  {verdict.outcome:30} {value}")
+    for scope, text in claims.SCOPES.items():
+        if options.scope in (None, scope):
+            counts = claims.counts(verdicts, scope)
+            print(f"{text}: " + ", ".join(f"{n} {outcome}" for outcome, n in counts.items()))
+    return 0
+
+
+def _doctor_command(_options) -> int:
+    for what, finding in doctor.report():
+        print(f"{what:18} {finding}")
+    return 0
+
+
+def _positive(text: str) -> int:
+    number = int(text) if text.isdecimal() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+    return number
+
+
+_COMMANDS = {
+    "run": _run_command,
+    "book": _book_command,
+    "claims": _claims_command,
+    "doctor": _doctor_command,
+}

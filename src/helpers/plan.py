@@ -1,0 +1,128 @@
+"""What a profile asks for, checked before anything runs: parameters, data, and a key a notebook.
+
+The key is a hash of all that a notebook's results depend on. Equal keys: nothing to do.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import papermill
+import yaml
+
+from helpers import corpora, hh, ledger, notebooks
+
+PROFILES = ("smoke", "cpu", "gpu", "paper")
+
+
+class PlanError(ValueError):
+    """A profile or notebook that cannot be run as asked; the message says what to change."""
+
+
+def build_folder(root: Path, profile: str) -> Path:
+    """Where everything that a profile makes lies."""
+    return root / "build" / profile
+
+
+def read_profile(root: Path, profile: str) -> dict:
+    """``{"cell_timeout": seconds, "notebooks": {name: parameters}}`` of ``profiles/<name>.yaml``.
+
+    Raises PlanError for an unknown profile or a file of another form.
+    """
+    path = root / "profiles" / f"{profile}.yaml"
+    if not path.is_file():
+        have = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
+        raise PlanError(f"no profile {profile!r}; there are {have}")
+    data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(data, dict) or set(data) != {"cell_timeout", "notebooks"}:
+        raise PlanError(f"{path.name} must have exactly the keys 'cell_timeout' and 'notebooks'")
+    return data
+
+
+def make(root: Path, profile: str, names: list[str] | None = None) -> dict:
+    """The plan of a run as a JSON-able dict.
+
+    ``names`` limits it to these notebooks and what stands upstream of them. Raises PlanError for a
+    notebook that does not exist, that the profile does not list, or that lists a parameter which
+    the notebook does not have (papermill itself would only warn).
+    """
+    settings = read_profile(root, profile)
+    sources = {path.stem: path for path in sorted((root / "notebooks").glob("*.ipynb"))}
+    listed = settings["notebooks"]
+    for name in listed:
+        if name not in sources:
+            raise PlanError(f"profiles/{profile}.yaml lists {name!r}: no such file in notebooks/")
+    for name in names or sources:
+        if name not in sources:
+            raise PlanError(f"no notebook {name!r}; there are {', '.join(sources)}")
+        if name not in listed:
+            raise PlanError(
+                f"profiles/{profile}.yaml does not list {name!r}; add it with its parameters"
+            )
+    entries: dict[str, dict] = {}
+    todo = list(names or sources)
+    fingerprints: dict[str, str] = {}
+    while todo:
+        name = todo.pop(0)
+        if name in entries:
+            continue
+        entry = _entry(sources[name], profile, listed[name] or {}, fingerprints)
+        entries[name] = entry
+        todo += entry["upstream"]
+    return dict(
+        profile=profile,
+        build=str(build_folder(root, profile)),
+        cell_timeout=settings["cell_timeout"],
+        commit=ledger.git_commit(),
+        device=ledger.device(),
+        notebooks=dict(sorted(entries.items())),
+    )
+
+
+def _entry(path: Path, profile: str, parameters: dict, fingerprints: dict[str, str]) -> dict:
+    notebook = notebooks.read(path)
+    known = papermill.inspect_notebook(str(path))
+    unknown = sorted(set(parameters) - set(known))
+    if unknown:
+        raise PlanError(
+            f"profiles/{profile}.yaml gives {path.stem} {', '.join(unknown)}: no parameter of it; "
+            f"its parameters are {', '.join(known) or 'none (no cell tagged parameters)'}"
+        )
+    if "profile" not in known:
+        raise PlanError(f"{path.name} needs a parameter 'profile' in its cell tagged 'parameters'")
+    data = {}
+    for source in notebooks.declared(notebook, "data"):
+        if source not in fingerprints:
+            fingerprints[source] = _fingerprint(path.name, source)
+        data[source] = fingerprints[source]
+    modules = notebooks.helper_modules(notebook)
+    entry = dict(
+        source=str(path),
+        parameters=dict(parameters, profile=profile),
+        upstream=notebooks.declared(notebook, "upstream"),
+        data=data,
+        code=notebooks.code_hash(notebook),
+        helpers=notebooks.helpers_hash(modules),
+        modules=sorted(modules),
+    )
+    return entry | {"key": key(entry, {})}
+
+
+def _fingerprint(notebook: str, source: str) -> str:
+    if source == "hh_rlhf":
+        return hh.fingerprint(hh.locate())
+    if source in corpora.NAMES:
+        return corpora.fingerprint(source)
+    known = ", ".join(("hh_rlhf", *corpora.NAMES))
+    raise PlanError(f"{notebook} declares the data source {source!r}; known are {known}")
+
+
+def key(entry: dict, upstream: dict[str, str]) -> str:
+    """Hash of all that a notebook's results depend on.
+
+    ``upstream`` maps each upstream notebook to the hash of what it made; in the plan, made before
+    anything has run, it is empty.
+    """
+    fields = {k: entry[k] for k in ("parameters", "data", "code", "helpers")}
+    text = json.dumps(fields | {"upstream": upstream}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

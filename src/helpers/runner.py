@@ -1,0 +1,246 @@
+"""Executing one notebook by papermill so that a run can be killed at any moment.
+
+Everything is written aside and moved into place when the notebook is complete; a record of what was
+moved is written last. Snakemake calls this module once a notebook::
+
+    python -m helpers.runner build/cpu/plan.json 00_paper_audit
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import papermill
+from filelock import FileLock
+from filelock import Timeout as LockTimeout
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
+from papermill.engines import NBClientEngine, papermill_engines
+from papermill.exceptions import PapermillExecutionError
+
+from helpers import ledger, notebooks, plan
+
+
+def main(arguments: list[str]) -> int:
+    """Run one notebook of a plan; exit status 1 where it fails."""
+    plan_file, name = arguments
+    return 0 if run_notebook(json.loads(Path(plan_file).read_text(encoding="utf-8")), name) else 1
+
+
+def run_notebook(todo: dict, name: str) -> bool:
+    """Execute ``name``, or keep what is there if its key says that it is up to date.
+
+    Writes ``receipts/<name>.json``, which tells the DAG that the notebook is done. Returns False
+    after a failure, with the executed copy kept and its path printed.
+    """
+    build, entry = Path(todo["build"]), todo["notebooks"][name]
+    upstream = {up: _made_hash(build, up) for up in entry["upstream"]}
+    key = plan.key(entry, upstream)
+    (build / "locks").mkdir(parents=True, exist_ok=True)
+    lock = FileLock(build / "locks" / f"{name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except LockTimeout:
+        # A run whose parent was killed may still be at it; its result is as good as ours.
+        _say(name, "another run executes this notebook; waiting for it")
+        lock.acquire()
+    try:
+        if up_to_date(build, name, key):
+            _say(name, "up to date")
+        elif not _execute(todo, name, key):
+            return False
+        _write_json(build / "receipts" / f"{name}.json", _made(build, name))
+    finally:
+        lock.release()
+    return True
+
+
+def has_receipt(build: Path, name: str) -> bool:
+    """Whether the DAG counts the notebook as done."""
+    return (build / "receipts" / f"{name}.json").is_file()
+
+
+def drop_stale_receipt(build: Path, name: str) -> None:
+    """Remove a receipt whose results are no longer there or were changed by hand."""
+    receipt = build / "receipts" / f"{name}.json"
+    if receipt.is_file() and json.loads(receipt.read_text(encoding="utf-8")) != _made(build, name):
+        receipt.unlink()
+
+
+def up_to_date(build: Path, name: str, key: str) -> bool:
+    """Whether the notebook, its ledger and its artefacts are all there and were made by ``key``."""
+    record = build / "done" / f"{name}.json"
+    if not record.is_file():
+        return False
+    done = json.loads(record.read_text(encoding="utf-8"))
+    return done["key"] == key and done["made"] == _made(build, name)
+
+
+def paths(build: Path, name: str) -> dict[str, Path]:
+    """Where a notebook's executed copy, ledger and artefacts lie."""
+    return dict(
+        notebook=build / "notebooks" / f"{name}.ipynb",
+        ledger=build / "ledger" / f"{name}.jsonl",
+        artifacts=build / "artifacts" / name,
+    )
+
+
+def _execute(todo: dict, name: str, key: str) -> bool:
+    build, entry = Path(todo["build"]), todo["notebooks"][name]
+    # Fresh at each try: half of an earlier, killed run must not get into this one's results.
+    work = build / "partial" / name
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    context = dict(
+        notebook=name,
+        ledger=str(work / "ledger.jsonl"),
+        artifacts=str(work / "artifacts"),
+        upstream={up: str(paths(build, up)["artifacts"]) for up in entry["upstream"]},
+        commit=todo["commit"],
+        data=entry["data"],
+        code=entry["helpers"],
+        device=todo["device"],
+    )
+    _write_json(work / "context.json", context)
+    _set_kernel_environment(work / "context.json", name, todo["profile"])
+    executed = work / "notebook.ipynb"
+    started = time.perf_counter()
+    _say(name, f"start ({len(notebooks.code_cells(notebooks.read(Path(entry['source']))))} cells)")
+    try:
+        papermill.execute_notebook(
+            entry["source"],
+            str(executed),
+            parameters=entry["parameters"],
+            engine_name="announcing",
+            # Named, not taken from the metadata: a file's kernelspec can silently pick another
+            # interpreter or device.
+            kernel_name="python3",
+            cwd=str(ledger.project_root()),
+            execution_timeout=todo["cell_timeout"],
+            progress_bar=False,
+        )
+    except (PapermillExecutionError, CellTimeoutError, DeadKernelError) as error:
+        kept = build / "failed" / f"{name}.ipynb"
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        if executed.is_file():
+            shutil.copy(executed, kept)
+        _say(name, f"FAILED after {time.perf_counter() - started:.0f} s: {_reason(error)}")
+        _say(name, f"executed copy: {kept}")
+        return False
+    _publish(build, name, work, key)
+    _say(name, f"done in {time.perf_counter() - started:.0f} s")
+    return True
+
+
+def _publish(build: Path, name: str, work: Path, key: str) -> None:
+    """Move a complete run into place; the record that makes it count is written last."""
+    target = paths(build, name)
+    record = build / "done" / f"{name}.json"
+    record.unlink(missing_ok=True)
+    (work / "artifacts").mkdir(exist_ok=True)
+    shutil.rmtree(target["artifacts"], ignore_errors=True)
+    target["artifacts"].parent.mkdir(parents=True, exist_ok=True)
+    (work / "artifacts").replace(target["artifacts"])
+    executed = notebooks.read(work / "notebook.ipynb")
+    rows = ledger.read(work / "ledger.jsonl") if (work / "ledger.jsonl").is_file() else []
+    _write_text(target["ledger"], "".join(_row_text(row, executed) for row in rows))
+    _write_text(target["notebook"], nbformat.writes(executed))
+    (build / "failed" / f"{name}.ipynb").unlink(missing_ok=True)
+    _write_json(record, dict(key=key, made=_made(build, name)))
+    shutil.rmtree(work)
+
+
+def _row_text(row: dict, executed) -> str:
+    """A ledger row with its cell named by id instead of by execution count."""
+    for cell in notebooks.code_cells(executed):
+        if cell.execution_count == row["cell"]:
+            row = dict(row, cell=cell.id)
+    return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _made(build: Path, name: str) -> dict[str, str]:
+    """Hashes of what a notebook made: its result rows and each artefact. Seconds, dates and
+    commits are not among them, so an identical result leaves what is downstream alone."""
+    where = paths(build, name)
+    if not (where["notebook"].is_file() and where["ledger"].is_file()):
+        return {}
+    results = json.dumps(ledger.results_only(ledger.read(where["ledger"])), sort_keys=True)
+    made = {"results": hashlib.sha256(results.encode()).hexdigest()[:16]}
+    for path in sorted(where["artifacts"].rglob("*")):
+        if path.is_file():
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+            made[str(path.relative_to(where["artifacts"]))] = digest
+    return made
+
+
+def _made_hash(build: Path, name: str) -> str:
+    return hashlib.sha256(json.dumps(_made(build, name)).encode()).hexdigest()[:16]
+
+
+def _set_kernel_environment(context: Path, name: str, profile: str) -> None:
+    os.environ |= {
+        "ELEPHANT_RUN": str(context),
+        "ELEPHANT_NOTEBOOK": name,
+        "ELEPHANT_PROFILE": profile,
+        # Sets of strings iterate in another order at each start without it.
+        "PYTHONHASHSEED": "0",
+        # A kernel of the user's own must not stand in for the one of this environment.
+        "JUPYTER_PREFER_ENV_PATH": "1",
+    }
+    # More threads than that make small models slower, and two jobs on one core tenfold so.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, PapermillExecutionError):
+        return f"{error.ename}: {error.evalue}".splitlines()[0]
+    return str(error).strip().splitlines()[0]
+
+
+def _say(name: str, text: str) -> None:
+    print(f"[{name}] {text}", file=sys.stderr, flush=True)
+
+
+def _write_json(path: Path, data: dict) -> None:
+    _write_text(path, json.dumps(data, indent=1, sort_keys=True) + "\n")
+
+
+def _write_text(path: Path, text: str) -> None:
+    """Write a file in one step, so that a reader or a kill never meets half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+class AnnouncingEngine(NBClientEngine):
+    """papermill's own engine, saying which cell runs and since when."""
+
+    @classmethod
+    def execute_managed_notebook(cls, nb_man, kernel_name, **arguments):
+        name, started = os.environ["ELEPHANT_NOTEBOOK"], time.perf_counter()
+        total = sum(cell.cell_type == "code" for cell in nb_man.nb.cells)
+        count = 0
+        begin = nb_man.cell_start
+
+        def announce(cell, cell_index=None, **kwargs):
+            nonlocal count
+            if cell.cell_type == "code":
+                count += 1
+                elapsed = time.perf_counter() - started
+                _say(name, f"cell {count}/{total} {cell.get('id', '')} at {elapsed:.1f} s")
+            return begin(cell, cell_index, **kwargs)
+
+        nb_man.cell_start = announce
+        return super().execute_managed_notebook(nb_man, kernel_name, **arguments)
+
+
+papermill_engines.register("announcing", AnnouncingEngine)
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
