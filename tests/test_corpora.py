@@ -12,7 +12,7 @@ import pytest
 from datasets import Dataset
 from sklearn.metrics import cohen_kappa_score
 
-from helpers import corpora
+from helpers import corpora, downloads
 
 DAVIDSON_HEAD = ",count,hate_speech,offensive_language,neither,class,tweet\n"
 DAVIDSON_ROWS = '0,3,0,0,3,2,"fine, ""NA""\nsecond line"\n1,3,2,1,0,0,null\n'
@@ -35,10 +35,11 @@ SUMMARY = dict(
 @pytest.fixture
 def real(monkeypatch):
     """The real data: the one allowed skip. Nothing is downloaded."""
-    folder = corpora.data_folder()
-    if folder is None or not all((folder / each).is_dir() for each in corpora.FOLDERS.values()):
+    folder = downloads.data_folder()
+    folders = [each.folder for each in corpora.SETS.values()]
+    if folder is None or not all((folder / each).is_dir() for each in folders):
         pytest.skip("no real data here: set ELEPHANT_DATA to a folder with the public sets")
-    monkeypatch.setattr(corpora, "_answers", lambda address: False)
+    monkeypatch.setattr(downloads, "answers", lambda address: False)
     return folder
 
 
@@ -50,7 +51,7 @@ def checkout(tmp_path, monkeypatch):
     (root / "Snakefile").touch()
     monkeypatch.chdir(root)
     monkeypatch.delenv("ELEPHANT_DATA", raising=False)
-    monkeypatch.setattr(corpora, "_answers", lambda address: False)
+    monkeypatch.setattr(downloads, "answers", lambda address: False)
     return root
 
 
@@ -68,8 +69,8 @@ def data(checkout, monkeypatch):
     return folder
 
 
-def put(folder: Path, name: str, file: corpora.File, text: str) -> Path:
-    path = folder / corpora.FOLDERS[name] / file.name
+def put(folder: Path, name: str, file, text: str) -> Path:
+    path = folder / corpora.SETS[name].folder / file.name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
     return path
@@ -180,8 +181,8 @@ def test_best_of_16_win_rates(real):
     "file", [corpora.DAVIDSON, corpora.TOXIGEN, corpora.PANDALM, corpora.BEST_OF_16]
 )
 def test_the_known_hashes_are_those_of_the_real_files(real, file):
-    name = next(name for name, files in corpora.FILES.items() if file in files)
-    content = (real / corpora.FOLDERS[name] / file.name).read_bytes()
+    name = next(name for name, each in corpora.SETS.items() if file in each.files)
+    content = (real / corpora.SETS[name].folder / file.name).read_bytes()
     content = gzip.decompress(content) if file.name.endswith(".gz") else content
     assert (len(content), hashlib.sha256(content).hexdigest()) == (file.size, file.sha256)
 
@@ -196,8 +197,8 @@ def test_hub_rows_give_the_same_bytes_as_the_local_copy(real, monkeypatch):
         return Dataset.from_pandas(shuffled, preserve_index=False)
 
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
-    for file in corpora.FILES["mt_bench"]:
-        assert corpora._hub_rows(file) == (real / "mt_bench_human" / file.name).read_bytes()
+    for file in corpora.SETS["mt_bench"].files:
+        assert downloads.hub_rows(file) == (real / "mt_bench_human" / file.name).read_bytes()
 
 
 # Where the data are
@@ -241,8 +242,8 @@ def test_unreachable_names_the_two_things_that_help(checkout):
         assert corpora.fingerprint(name) == "none"
         with pytest.raises(FileNotFoundError) as caught:
             load()
-        for file in corpora.FILES[name]:
-            assert f"{corpora.FOLDERS[name]}/{file.name}" in str(caught.value)
+        for file in corpora.SETS[name].files:
+            assert f"{corpora.SETS[name].folder}/{file.name}" in str(caught.value)
         assert "(1) set ELEPHANT_DATA" in str(caught.value)
         assert "(2) allow network access" in str(caught.value)
 
@@ -253,7 +254,7 @@ def test_an_unknown_name_is_an_error(checkout):
 
 
 def test_a_source_that_never_answers_does_not_hold_up(monkeypatch):
-    monkeypatch.setattr(corpora, "PROBE_SECONDS", 0.05)
+    monkeypatch.setattr(downloads, "PROBE_SECONDS", 0.05)
     released = threading.Event()
 
     def hang(*args, **kwargs):
@@ -261,19 +262,19 @@ def test_a_source_that_never_answers_does_not_hold_up(monkeypatch):
         raise OSError
 
     monkeypatch.setattr("urllib.request.urlopen", hang)
-    assert not corpora._answers("https://never.invalid/hangs")
+    assert not downloads.answers("https://never.invalid/hangs")
     released.set()
 
 
 def test_a_probe_answers_for_what_is_there_only(tmp_path):
     (tmp_path / "here").touch()
-    assert corpora._answers((tmp_path / "here").as_uri())
-    assert not corpora._answers((tmp_path / "not-here").as_uri())
+    assert downloads.answers((tmp_path / "here").as_uri())
+    assert not downloads.answers((tmp_path / "not-here").as_uri())
 
 
 @pytest.mark.parametrize("setting", ["1", "true", "ON"])
 def test_an_offline_hub_is_not_asked(checkout, monkeypatch, setting):
-    monkeypatch.setattr(corpora, "_answers", lambda address: True)
+    monkeypatch.setattr(downloads, "answers", lambda address: True)
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     assert corpora.MT_BENCH_REVISION in corpora.locate("mt_bench")
     monkeypatch.setenv("HF_HUB_OFFLINE", setting)
@@ -308,8 +309,9 @@ def public(checkout, monkeypatch):
     file = corpora.PANDALM._replace(
         url=source.as_uri(), size=len(content), sha256=hashlib.sha256(content).hexdigest()
     )
-    monkeypatch.setitem(corpora.FILES, "pandalm", (file,))
-    monkeypatch.setattr(corpora, "_answers", lambda address: True)
+    known = corpora.SETS["pandalm"]._replace(files=(file,))
+    monkeypatch.setitem(corpora.SETS, "pandalm", known)
+    monkeypatch.setattr(downloads, "answers", lambda address: True)
     return source
 
 
@@ -319,7 +321,7 @@ def test_download_is_cached_and_keeps_its_fingerprint(public, checkout, monkeypa
     assert corpora.locate("pandalm") == public.as_uri()
     first = corpora.pandalm()
     public.unlink()
-    monkeypatch.setattr(corpora, "_answers", lambda address: False)
+    monkeypatch.setattr(downloads, "answers", lambda address: False)
     pd.testing.assert_frame_equal(corpora.pandalm(), first)
     assert corpora.fingerprint("pandalm") == before
     kept = [path for path in (checkout / "build").rglob("*") if path.is_file()]
@@ -346,13 +348,14 @@ def test_a_download_that_breaks_off_says_what_helps(public):
 
 def test_a_new_pin_does_not_read_an_old_download(public, monkeypatch):
     corpora.pandalm()
-    (file,) = corpora.FILES["pandalm"]
-    monkeypatch.setitem(corpora.FILES, "pandalm", (file._replace(revision="another"),))
+    known = corpora.SETS["pandalm"]
+    another = known._replace(files=(known.files[0]._replace(revision="another"),))
+    monkeypatch.setitem(corpora.SETS, "pandalm", another)
     assert corpora.locate("pandalm") == public.as_uri()
 
 
 def test_too_few_rows_on_the_hub_are_refused(checkout, monkeypatch):
-    monkeypatch.setattr(corpora, "_answers", lambda address: True)
+    monkeypatch.setattr(downloads, "answers", lambda address: True)
     monkeypatch.setattr("datasets.load_dataset", lambda *args, **kw: Dataset.from_list([VOTE]))
     with pytest.raises(ValueError, match="has 1 rows, expected 3355"):
         corpora.mt_bench()
@@ -458,7 +461,7 @@ def test_bad_summaries(data, change, message):
     ],
 )
 def test_damaged_and_foreign_files_are_named(data, name, file, load):
-    path = data / corpora.FOLDERS[name] / file.name
+    path = data / corpora.SETS[name].folder / file.name
     good = path.read_bytes()
     texts = ["{", "[1]", "", "\0"]
     damages = [good[: len(good) // 2], b"\x1f\x8b\xff\xff", b"\xff\xfe\xfa"]

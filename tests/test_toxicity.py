@@ -18,7 +18,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from helpers import corpora, stats, toxicity
+from helpers import corpora, downloads, stats, toxicity
 
 TEXTS = [
     "you are a stupid idiot",
@@ -289,8 +289,8 @@ def test_precision_and_recall_need_something():
 
 @pytest.fixture(scope="module")
 def labelled():
-    folder = corpora.data_folder()
-    if folder is None or not (folder / corpora.FOLDERS["toxicity"]).is_dir():
+    folder = downloads.data_folder()
+    if folder is None or not (folder / corpora.SETS["toxicity"].folder).is_dir():
         pytest.skip("no real data here: set ELEPHANT_DATA to a folder with the public sets")
     return toxicity.labelled_sets()
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +56,10 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; the exit status is 0 only if all that was asked for is done."""
     options = parser().parse_args(arguments)
+    for variable in ("HH_RLHF_DIR", "ELEPHANT_DATA"):
+        # Jobs and kernels work in other folders; a relative path must mean the same to all.
+        if os.environ.get(variable):
+            os.environ[variable] = str(Path(os.environ[variable]).expanduser().resolve())
     try:
         return _COMMANDS[options.command](options)
     except (plan.PlanError, book.BookError, FileNotFoundError) as error:

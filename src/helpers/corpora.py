@@ -1,57 +1,26 @@
 """Public data other than HH-RLHF: toxicity labels, MT-bench votes, PandaLM, best-of-16 results.
 
-Each set is read from the folder in ``ELEPHANT_DATA`` (default: ``../shared/data`` beside the
-checkout); else from an earlier download in ``build/cache/corpora``; else from its public source,
-always at one fixed revision. WARNING: the toxicity sets hold offensive text.
+Where the files come from is said in :mod:`helpers.downloads`; here they are read and checked.
+WARNING: the toxicity sets hold offensive text.
 """
 
 import gzip
-import hashlib
 import io
 import json
-import os
-import threading
-import urllib.request
 import zlib
-from functools import cache
-from http.client import HTTPException
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from helpers import ledger
+from helpers import downloads
+from helpers.downloads import Bundle, HubFile
 
-NAMES = ("toxicity", "mt_bench", "pandalm", "best_of_16")
-# The folders of the sets in ELEPHANT_DATA.
-FOLDERS = dict(
-    zip(NAMES, ("toxicity", "mt_bench_human", "pandalm", "rewardbench_bon"), strict=True)
-)
 MT_BENCH_ID = "lmsys/mt_bench_human_judgments"
 MT_BENCH_REVISION = "f7d2896d2cc5d80f8b55c2bbc722613555233c25"
-# Seconds to wait for a sign of life of a public source, and for each read of a download.
-PROBE_SECONDS = 2.5
-DOWNLOAD_SECONDS = 20
+MT_COLUMNS = ["judge", "model_a", "model_b", "question_id", "turn", "winner"]
 
-
-class File(NamedTuple):
-    """A file in the data folder, its public address, and its size and hash when unpacked (the
-    files of the hub have neither: a hub revision fixes its content)."""
-
-    name: str
-    revision: str
-    url: str = ""
-    size: int = 0
-    sha256: str = ""
-
-
-def _github(name: str, repo: str, revision: str, path: str, size: int, sha256: str) -> File:
-    url = f"https://raw.githubusercontent.com/{repo}/{revision}/{path}"
-    return File(name, revision, url, size, sha256)
-
-
-DAVIDSON = _github(
+DAVIDSON = downloads.github(
     "davidson_labeled_data.csv.gz",
     "t-davidson/hate-speech-and-offensive-language",
     "cb50f7e9eb855a99abc51423bf40df0e26d6fe30",
@@ -59,7 +28,7 @@ DAVIDSON = _github(
     2_546_446,
     "fcb8bc7c68120ae4af04a5b9acd58585513ede11e1548ebf36a5c2040b6f6281",
 )
-TOXIGEN = _github(
+TOXIGEN = downloads.github(
     "toxigen_human_safenlp.json.gz",
     "microsoft/SafeNLP",
     "e351b6cb892284cf843b88e363b1a6dbaded584e",
@@ -67,9 +36,18 @@ TOXIGEN = _github(
     1_661_792,
     "42863b997f545833b8c9bfe7fc950aeaccc274d49f7386384db147face745fc3",
 )
-MT_HUMAN = File("human.jsonl", MT_BENCH_REVISION)
-MT_GPT4 = File("gpt4_pair.jsonl", MT_BENCH_REVISION)
-PANDALM = _github(
+
+
+def _mt_bench_file(name: str, split: str, rows: int) -> HubFile:
+    # The label columns only: the texts are large and not needed.
+    order = ("question_id", "turn", "model_a", "model_b", "judge")
+    columns = tuple(MT_COLUMNS)
+    return HubFile(name, MT_BENCH_REVISION, MT_BENCH_ID, split, rows, columns, order)
+
+
+MT_HUMAN = _mt_bench_file("human.jsonl", "human", 3355)
+MT_GPT4 = _mt_bench_file("gpt4_pair.jsonl", "gpt4_pair", 2400)
+PANDALM = downloads.github(
     "testset-v1.json.gz",
     "WeOpenML/PandaLM",
     "3871806e72b4832f815ecafd24d3503c73403f48",
@@ -77,7 +55,7 @@ PANDALM = _github(
     937_899,
     "cc154f9067c7382d7ea86f8f246511a5e1ac87e1fddd845c5938d789505b07a4",
 )
-BEST_OF_16 = _github(
+BEST_OF_16 = downloads.github(
     "bon_eval_results.json",
     "allenai/reward-bench",
     "4319b3194d8772d0efb54c8b949ffdf87b4ccbd3",
@@ -85,172 +63,28 @@ BEST_OF_16 = _github(
     3_599,
     "0346d778c9b648663c9fdfa114cf88aeabe1552254982c15c1c142da7c66f363",
 )
-FILES = {
-    "toxicity": (DAVIDSON, TOXIGEN),
-    "mt_bench": (MT_HUMAN, MT_GPT4),
-    "pandalm": (PANDALM,),
-    "best_of_16": (BEST_OF_16,),
+SETS = {
+    "toxicity": Bundle("toxicity", "toxicity", (DAVIDSON, TOXIGEN)),
+    "mt_bench": Bundle("mt_bench", "mt_bench_human", (MT_HUMAN, MT_GPT4)),
+    "pandalm": Bundle("pandalm", "pandalm", (PANDALM,)),
+    "best_of_16": Bundle("best_of_16", "rewardbench_bon", (BEST_OF_16,)),
 }
-MT_ROWS = {MT_HUMAN: 3355, MT_GPT4: 2400}
-MT_COLUMNS = ["judge", "model_a", "model_b", "question_id", "turn", "winner"]
-
-
-# Where the data are
-
-
-def data_folder() -> Path | None:
-    """The folder in ``ELEPHANT_DATA``, or ``../shared/data`` beside the checkout if it is there.
-
-    Raises FileNotFoundError if ``ELEPHANT_DATA`` names no folder: a wrong setting must not turn
-    into a download in silence.
-    """
-    setting = os.environ.get("ELEPHANT_DATA", "").strip()
-    if setting:
-        folder = Path(setting).expanduser().resolve()
-        if not folder.is_dir():
-            raise FileNotFoundError(
-                f"ELEPHANT_DATA is {setting!r} ({folder}), which is no folder; correct it, or "
-                "unset it to use the public sources"
-            )
-        return folder
-    folder = ledger.project_root().parent / "shared" / "data"
-    return folder if folder.is_dir() else None
+NAMES = tuple(SETS)
 
 
 def locate(name: str) -> Path | str | None:
-    """Where the set ``name`` (one of ``NAMES``) would be read from; downloads nothing.
-
-    A Path is a folder that holds all its files (the data folder, else an earlier download); a
-    string is the address of its public source, which answered; None means neither, within three
-    seconds. Raises KeyError for an unknown name.
-    """
-    files = FILES[name]
-    folder = data_folder()
-    if folder is not None and all((folder / FOLDERS[name] / file.name).is_file() for file in files):
-        return folder / FOLDERS[name]
-    if all((_cache(name) / file.name).is_file() for file in files):
-        return _cache(name)
-    address = files[0].url or _hub_address()
-    return address if address and _answers(address) else None
+    """Where the set ``name`` (one of ``NAMES``) would be read from: a folder, the address of its
+    public source, or None (:func:`helpers.downloads.locate`). Raises KeyError for another name."""
+    return downloads.locate(SETS[name])
 
 
 def fingerprint(name: str) -> str:
-    """What decides whether a chapter must run again: ``sha256:...`` of the files in the data
-    folder, ``public:<revision>`` if they were or would be downloaded, else ``none``."""
-    where = locate(name)
-    if where is None:
-        return "none"
-    if isinstance(where, str) or where == _cache(name):
-        return f"public:{_revision(name)}"
-    digest = hashlib.sha256()
-    for file in FILES[name]:
-        with (where / file.name).open("rb") as data:
-            digest.update(file.name.encode())
-            digest.update(hashlib.file_digest(data, "sha256").digest())
-    return f"sha256:{digest.hexdigest()[:16]}"
+    """What decides whether a chapter must run again (:func:`helpers.downloads.fingerprint`)."""
+    return downloads.fingerprint(SETS[name])
 
 
-def _revision(name: str) -> str:
-    return "+".join(dict.fromkeys(file.revision for file in FILES[name]))
-
-
-def _cache(name: str) -> Path:
-    # The revision is part of the path, so that a new pin never reads an old download.
-    key = hashlib.sha256(_revision(name).encode()).hexdigest()[:8]
-    return ledger.project_root() / "build" / "cache" / "corpora" / f"{FOLDERS[name]}-{key}"
-
-
-def _hub_address() -> str:
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
-        return ""
-    hub = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-    return f"{hub}/datasets/{MT_BENCH_ID}/resolve/{MT_BENCH_REVISION}/README.md"
-
-
-@cache
-def _answers(address: str) -> bool:
-    """Whether the address answers in time. The look-up runs in a thread because resolving a name
-    has no time limit of its own; urllib is asked, not a socket, because it knows the proxy."""
-    answered = threading.Event()
-
-    def ask() -> None:
-        request = urllib.request.Request(address, method="HEAD")
-        try:
-            urllib.request.urlopen(request, timeout=PROBE_SECONDS).close()
-        except (OSError, HTTPException):
-            return
-        answered.set()
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(PROBE_SECONDS)
-    return answered.is_set()
-
-
-def _path(name: str, file: File) -> Path:
-    """The file on disk, downloaded first if need be. Raises FileNotFoundError with what helps."""
-    where = locate(name)
-    if isinstance(where, Path):
-        return where / file.name
-    layout = ", ".join(f"{FOLDERS[name]}/{each.name}" for each in FILES[name])
-    host = "raw.githubusercontent.com" if file.url else "the Hugging Face hub"
-    helps = (
-        f"the data set {name!r} is not reachable. Either of two things would help: (1) set "
-        f"ELEPHANT_DATA to a folder that holds {layout}; (2) allow network access to {host}"
-        f"{'' if file.url else ' (unset HF_HUB_OFFLINE)'}, where it is read at {_revision(name)}."
-    )
-    if where is None:
-        raise FileNotFoundError(helps)
-    try:
-        for each in FILES[name]:
-            content = _download(each) if each.url else _hub_rows(each)
-            _write(_cache(name) / each.name, content)
-    except (OSError, HTTPException) as error:
-        raise FileNotFoundError(f"{helps} The download failed: {error}") from error
-    return _cache(name) / file.name
-
-
-def _download(file: File) -> bytes:
-    """The public file's bytes. Raises ValueError unless they are the known ones."""
-    with urllib.request.urlopen(file.url, timeout=DOWNLOAD_SECONDS) as answer:
-        content = answer.read(file.size + 1)
-    digest = hashlib.sha256(content).hexdigest()
-    if len(content) != file.size or digest != file.sha256:
-        size = f"over {file.size}" if len(content) > file.size else len(content)
-        raise ValueError(
-            f"{file.url} is not the known file: {size} bytes, sha256 {digest}, expected "
-            f"{file.size} bytes, sha256 {file.sha256}; nothing was kept. Try again; if it stays, "
-            "set ELEPHANT_DATA to a folder with a good copy"
-        )
-    return content
-
-
-def _hub_rows(file: File) -> bytes:
-    """The label columns of one split on the hub as sorted JSON lines; its texts are not needed."""
-    import datasets
-
-    split = file.name.removesuffix(".jsonl")
-    rows = datasets.load_dataset(MT_BENCH_ID, split=split, revision=MT_BENCH_REVISION)
-    rows = rows.select_columns(MT_COLUMNS).to_list()
-    if len(rows) != MT_ROWS[file]:
-        raise ValueError(
-            f"{MT_BENCH_ID} ({split}) at {MT_BENCH_REVISION} has {len(rows)} rows, expected "
-            f"{MT_ROWS[file]}; nothing was kept"
-        )
-    keys = ("question_id", "turn", "model_a", "model_b", "judge")
-    rows.sort(key=lambda row: [row[key] for key in keys])
-    lines = (json.dumps(row, sort_keys=True, separators=(",", ":")) for row in rows)
-    return "".join(f"{line}\n" for line in lines).encode()
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-    partial.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
-    partial.replace(path)
-
-
-# The sets
+def _path(name: str, file: downloads.File | HubFile) -> Path:
+    return downloads.fetch(SETS[name]) / file.name
 
 
 def davidson() -> pd.DataFrame:

@@ -7,6 +7,7 @@ the exact Jaccard similarity of its shingles, so a reported link is never a hash
 
 import hashlib
 import re
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
@@ -20,22 +21,27 @@ SHINGLE_WORDS = 5
 PERMUTATIONS = 128
 # 32 bands of 4 rows: two texts of Jaccard similarity 0.8 meet in a band with p > 0.9999.
 BANDS = 32
+# How many of those that follow in its bucket a text is compared with: all in small buckets, and a
+# bucket of thousands still costs no more than linear time.
+NEIGHBOURS = 16
 _WORD = re.compile(r"\w+")
-_CHUNK_ROWS = 20_000
+_TEXTS = ["prompt", "chosen", "rejected"]
+# Shingles take a hundred times the memory of a pair's signature; few pairs hold them at a time.
+_CHUNK_ROWS = 1_000
 
 
 def keys(data: pd.DataFrame) -> pd.DataFrame:
     """Hashes of normalised text: ``prompt``, ``pair`` (prompt, chosen, rejected in order) and
     ``unordered`` (the same with the two responses in either order). Unsigned 64 bit."""
-    columns: dict[str, list[int]] = {"prompt": [], "pair": [], "unordered": []}
-    for start in range(0, len(data), _CHUNK_ROWS):
-        chunk = data.iloc[start : start + _CHUNK_ROWS]
-        for texts in zip(*(chunk[c].tolist() for c in ("prompt", "chosen", "rejected"))):
-            prompt, chosen, rejected = (normalise(text) for text in texts)
-            columns["prompt"].append(_hash(prompt))
-            columns["pair"].append(_hash(prompt, chosen, rejected))
-            columns["unordered"].append(_hash(prompt, *sorted((chosen, rejected))))
-    return pd.DataFrame(columns, index=data.index, dtype="uint64")
+    out = np.empty((len(data), 3), dtype=np.uint64)
+    for i, texts in enumerate(_rows(data)):
+        prompt, chosen, rejected = (normalise(text) for text in texts)
+        out[i] = (
+            _hash(prompt),
+            _hash(prompt, chosen, rejected),
+            _hash(prompt, *sorted((chosen, rejected))),
+        )
+    return pd.DataFrame(out, index=data.index, columns=["prompt", "pair", "unordered"])
 
 
 def flag(data: pd.DataFrame, *, threshold: float = 0.8, seed: int = 0) -> pd.DataFrame:
@@ -76,66 +82,101 @@ def shared_between(hashed: pd.Series, place: pd.Series) -> pd.DataFrame:
 def near_groups(data: pd.DataFrame, *, threshold: float, seed: int) -> pd.Series:
     """Group number of each pair whose dialogue has a near (or equal) twin, -1 for the rest.
 
-    A bucket's members are compared with their neighbours only, which keeps the cost linear where
-    one text occurs thousands of times; groups are the connected components of the confirmed links.
+    Groups are the connected components of the confirmed links; they do not depend on the order of
+    the rows. Raises ValueError unless 0 < threshold <= 1. Below 0.6 the banding misses more than
+    one link in a hundred.
     """
-    signatures = _signatures(data, seed)
-    links = sorted(_candidates(signatures))
-    confirmed = [pair for pair in links if _jaccard(data, *pair) >= threshold]
-    n = len(data)
-    if not confirmed:
-        return pd.Series(-1, index=data.index)
-    rows, columns = np.array(confirmed).T
-    graph = coo_matrix((np.ones(len(rows)), (rows, columns)), shape=(n, n))
+    if not 0 < threshold <= 1:
+        raise ValueError(f"threshold={threshold} must lie above 0 and at most at 1")
+    words, bands = _signatures(data, seed)
+    # Pairs of the same words stand for one text: thousands of copies would fill every bucket.
+    # Sorting by content makes what follows independent of the order of the rows.
+    _, first, text, copies = np.unique(
+        words, return_index=True, return_inverse=True, return_counts=True
+    )
+    links = _candidates(bands[first])
+    del bands
+    links = links[_jaccard(data, first[links]) >= threshold]
+    n = len(first)
+    graph = coo_matrix((np.ones(len(links)), links.T), shape=(n, n))
     _, label = connected_components(graph, directed=False)
-    linked = np.zeros(n, dtype=bool)
-    linked[np.concatenate([rows, columns])] = True
-    return pd.Series(np.where(linked, label, -1), index=data.index)
+    linked = copies > 1
+    linked[links] = True
+    return pd.Series(np.where(linked, label, -1)[text], index=data.index)
 
 
 def shingles(text: str) -> set[str]:
     """Sets of five consecutive words (the whole text where it has fewer)."""
-    words = _WORD.findall(text.casefold())
-    last = max(1, len(words) - SHINGLE_WORDS + 1)
-    return {" ".join(words[i : i + SHINGLE_WORDS]) for i in range(last)}
+    return set(_shingles(_WORD.findall(text.casefold())))
 
 
-def _dialogue_shingles(data: pd.DataFrame, i: int) -> set[str]:
-    row = data.iloc[i]
-    return shingles(f"{row['prompt']} {row['chosen']} {row['rejected']}")
+def _shingles(words: list[str]) -> list[str]:
+    if len(words) < SHINGLE_WORDS:
+        return [" ".join(words)]
+    return list(map(" ".join, zip(*(words[i:] for i in range(SHINGLE_WORDS)))))
 
 
-def _jaccard(data: pd.DataFrame, i: int, j: int) -> float:
-    a, b = _dialogue_shingles(data, i), _dialogue_shingles(data, j)
-    return len(a & b) / len(a | b)
-
-
-def _signatures(data: pd.DataFrame, seed: int) -> np.ndarray:
-    """MinHash signatures, shape (pairs, PERMUTATIONS), unsigned 32 bit."""
-    out = np.empty((len(data), PERMUTATIONS), dtype=np.uint32)
+def _rows(data: pd.DataFrame) -> Iterator[tuple[str, str, str]]:
+    """The three texts of each pair, as Python strings for few pairs at a time."""
     for start in range(0, len(data), _CHUNK_ROWS):
-        chunk = data.iloc[start : start + _CHUNK_ROWS]
-        columns = (chunk[c].tolist() for c in ("prompt", "chosen", "rejected"))
-        for i, texts in enumerate(zip(*columns), start):
-            sketch = RMinHash(num_perm=PERMUTATIONS, seed=seed)
-            sketch.update(list(shingles(" ".join(texts))))
-            out[i] = sketch.digest()
+        chunk = data[_TEXTS].iloc[start : start + _CHUNK_ROWS]
+        yield from zip(*(chunk[column].tolist() for column in _TEXTS))
+
+
+def _signatures(data: pd.DataFrame, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Hashes of each dialogue's words, shape (pairs,), and of the bands of its MinHash signature,
+    shape (pairs, BANDS); unsigned 64 bit."""
+    words = np.empty(len(data), dtype=np.uint64)
+    bands = np.empty((len(data), BANDS), dtype=np.uint64)
+    # A band of four 32-bit values as one number; two bands that meet by accident do no harm.
+    factors = np.random.default_rng(seed).integers(
+        1 << 63, size=(PERMUTATIONS // BANDS, 1), dtype=np.uint64
+    ) * np.uint64(2) + np.uint64(1)
+    for i, texts in enumerate(_rows(data)):
+        found = _WORD.findall(" ".join(texts).casefold())
+        words[i] = _hash(" ".join(found))
+        sketch = RMinHash(num_perm=PERMUTATIONS, seed=seed)
+        sketch.update(_shingles(found))
+        signature = np.array(sketch.digest(), dtype=np.uint64)
+        bands[i] = (signature.reshape(BANDS, -1) @ factors)[:, 0]
+    return words, bands
+
+
+def _candidates(bands: np.ndarray) -> np.ndarray:
+    """Pairs of rows that meet in a bucket of any band, shape (links, 2), each pair once."""
+    n = len(bands)
+    found = np.empty(0, dtype=np.int64)
+    for band in range(BANDS):
+        # The next band as second key brings those together that agree in more than one.
+        order = np.lexsort((bands[:, (band + 1) % BANDS], bands[:, band]))
+        bucket = bands[order, band]
+        for step in range(1, NEIGHBOURS + 1):
+            same = np.flatnonzero(bucket[step:] == bucket[:-step])
+            if not len(same):
+                break
+            pair = np.sort([order[same], order[same + step]], axis=0)
+            found = np.union1d(found, pair[0] * n + pair[1])
+    return np.stack(np.divmod(found, n), axis=1) if n else found.reshape(0, 2)
+
+
+def _jaccard(data: pd.DataFrame, links: np.ndarray) -> np.ndarray:
+    """Exact Jaccard similarity of the shingles of pairs of rows; links has shape (links, 2)."""
+    out = np.empty(len(links))
+    for start in range(0, len(links), _CHUNK_ROWS):
+        part = links[start : start + _CHUNK_ROWS]
+        rows = np.unique(part)
+        texts = map(" ".join, _rows(data.iloc[rows]))
+        sets = dict(zip(rows.tolist(), map(shingles, texts)))
+        for k, (i, j) in enumerate(part.tolist(), start):
+            both = len(sets[i] & sets[j])
+            out[k] = both / (len(sets[i]) + len(sets[j]) - both)
     return out
 
 
-def _candidates(signatures: np.ndarray) -> set[tuple[int, int]]:
-    """Neighbours (i < j) in the buckets of any band."""
-    rows = PERMUTATIONS // BANDS
-    found: set[tuple[int, int]] = set()
-    for band in range(BANDS):
-        part = np.ascontiguousarray(signatures[:, band * rows : (band + 1) * rows])
-        bucket = part.view(np.dtype((np.void, part.dtype.itemsize * rows))).ravel()
-        order = np.argsort(bucket, kind="stable")
-        same = bucket[order[1:]] == bucket[order[:-1]]
-        found.update(zip(order[:-1][same].tolist(), order[1:][same].tolist()))
-    return found
-
-
 def _hash(*texts: str) -> int:
-    digest = hashlib.blake2b("\0".join(texts).encode(), digest_size=8)
+    digest = hashlib.blake2b(digest_size=8)
+    for text in texts:
+        data = text.encode()
+        # The length keeps ("ab", "c") and ("a", "bc") apart.
+        digest.update(len(data).to_bytes(8, "little") + data)
     return int.from_bytes(digest.digest(), "little")

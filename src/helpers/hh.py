@@ -4,18 +4,14 @@ The order is fixed: the folder in ``HH_RLHF_DIR``, then ``Anthropic/hh-rlhf`` on
 revision, then nothing, said at once and with what would help.
 """
 
-import hashlib
 import os
-import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import urlparse
 
 import pandas as pd
 
-from helpers import pairs
+from helpers import downloads, pairs
 from helpers.pairs import Counts
 
 SUBSETS = ("harmless-base", "helpful-base", "helpful-online", "helpful-rejection-sampled")
@@ -80,33 +76,16 @@ def folder_files(folder: Path) -> dict[tuple[str, str], Path]:
     return found
 
 
-def hub_reachable(timeout: float = HUB_TIMEOUT) -> bool:
-    """Whether the hub answers within ``timeout`` seconds, or an earlier download is cached.
-
-    The look-up runs in a thread: resolving a name has no time limit of its own and can hang for
-    half a minute behind a closed network.
-    """
-    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
-    cache = Path(os.environ.get("HF_DATASETS_CACHE", home / "datasets")).expanduser()
+def hub_reachable() -> bool:
+    """Whether the hub answers within ``HUB_TIMEOUT``, or an earlier download is cached."""
+    cache = Path(os.environ.get("HF_DATASETS_CACHE", _hub_home() / "datasets")).expanduser()
     if (cache / "Anthropic___hh-rlhf").is_dir():
         return True
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
-        return False
-    url = urlparse(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
-    answered = threading.Event()
+    return not downloads.hub_offline() and downloads.answers(downloads.hub_address(), HUB_TIMEOUT)
 
-    def knock() -> None:
-        port = url.port or (443 if url.scheme == "https" else 80)
-        try:
-            socket.create_connection((url.hostname, port), timeout=timeout).close()
-        except OSError:
-            return
-        answered.set()
 
-    thread = threading.Thread(target=knock, daemon=True)
-    thread.start()
-    thread.join(timeout)
-    return answered.is_set()
+def _hub_home() -> Path:
+    return Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
 
 
 def available(source: Source) -> list[tuple[str, str]]:
@@ -147,12 +126,13 @@ def iter_pairs(
 def _hub_pairs(subset: str, split: str, on_bad: str, quarantine, chunk_rows: int):
     """One split from the hub through ``datasets``, written once as JSON lines, then read by the
     same parser as a local file: one path to test, the same line numbers in its errors."""
-    import datasets
-
-    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
-    path = home / "elephant" / HUB_REVISION / f"{subset}-{split}.jsonl"
+    path = _hub_home() / "elephant" / HUB_REVISION / f"{subset}-{split}.jsonl"
     if not path.is_file():
-        data = datasets.load_dataset(HUB_ID, data_dir=subset, split=split, revision=HUB_REVISION)
+        try:
+            data = _dataset(HUB_ID, data_dir=subset, split=split, revision=HUB_REVISION)
+        except OSError as error:
+            # The hub answered, or another split is cached, but this split cannot be had.
+            raise Unreachable(f"{HELP} Reading {subset}/{split} failed: {error}") from error
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{os.getpid()}.part")
         data.to_json(partial, lines=True, force_ascii=False)
@@ -160,6 +140,14 @@ def _hub_pairs(subset: str, split: str, on_bad: str, quarantine, chunk_rows: int
     yield from pairs.read_pairs(
         path, subset, split, on_bad=on_bad, quarantine=quarantine, chunk_rows=chunk_rows
     )
+
+
+def _dataset(name: str, **options):
+    import datasets
+
+    # Progress bars would stay in the page as an error stream.
+    datasets.disable_progress_bars()
+    return datasets.load_dataset(name, **options)
 
 
 def load(
@@ -195,23 +183,26 @@ def sample(data: pd.DataFrame, per_split: int | None, seed: int) -> pd.DataFrame
 def rm_static() -> tuple[pd.DataFrame, str]:
     """``(pairs, revision)`` of footnote 4's ``Dahoas/rm-static``, both splits, from the hub.
 
-    Raises OSError or ConnectionError, as the hub's client does, where it is not reachable.
+    Raises OSError, as the hub's client does, where it is not reachable, and
+    :class:`helpers.pairs.BadLine` naming split and row where a row is no pair.
     """
-    import datasets
     from huggingface_hub import dataset_info
 
     revision = dataset_info(RM_STATIC_ID).sha
     records = []
     for split in SPLITS:
-        data = datasets.load_dataset(RM_STATIC_ID, split=split, revision=revision)
+        data = _dataset(RM_STATIC_ID, split=split, revision=revision)
         for row, entry in enumerate(data):
             dialogues = {
                 side: entry["prompt"].removesuffix("Assistant:") + "Assistant:" + entry[side]
                 for side in ("chosen", "rejected")
             }
-            records.append(
-                dict(pairs.parse_record(dialogues), subset="rm-static", split=split, row=row)
-            )
+            try:
+                record = pairs.parse_record(dialogues)
+            except ValueError as error:
+                where = f"{RM_STATIC_ID}@{revision}, {split}, row {row}"
+                raise pairs.BadLine(f"{where}: {error}") from error
+            records.append(dict(record, subset="rm-static", split=split, row=row))
     return pairs.frame(records), revision
 
 
@@ -220,9 +211,4 @@ def fingerprint(source: Source) -> str:
     ``none``. Files are hashed by content, so a copy elsewhere is the same data."""
     if source.kind != "folder":
         return source.where or "none"
-    digest = hashlib.sha256()
-    for key in sorted(source.files):
-        with source.files[key].open("rb") as data:
-            digest.update("/".join(key).encode())
-            digest.update(hashlib.file_digest(data, "sha256").digest())
-    return f"sha256:{digest.hexdigest()[:16]}"
+    return downloads.content_hash({"/".join(key): path for key, path in source.files.items()})

@@ -109,8 +109,7 @@ class Run:
         row |= dict(
             profile=self.profile,
             notebook=self.notebook,
-            # The runner turns the execution count into the cell's id when the notebook is complete.
-            cell=shell.execution_count if shell is not None else None,
+            cell=_execution_count(shell),
             commit=self.context["commit"],
             data=self.context["data"],
             code=self.context["code"],
@@ -227,6 +226,15 @@ def _number(id: str, field: str, value) -> float | int | None:
     if not math.isfinite(value):
         raise ValueError(f"{id}: {field} is {value}; record None and say why in note=")
     return value
+
+
+def _execution_count(shell) -> int | None:
+    """The number of the running cell; the runner turns it into the cell's id later.
+
+    Counted from the inputs, the running one included: ``shell.execution_count`` is this number or
+    the next, depending on the version of IPython.
+    """
+    return None if shell is None else len(shell.history_manager.input_hist_raw) - 1
 
 
 def _shell():

@@ -74,7 +74,7 @@ def helpers_hash(modules: set[str]) -> str:
     for name in sorted(modules):
         source = (PACKAGE / f"{name}.py").read_bytes()
         parts.append(f"{name}:{_digest(source)}")
-        for constant in _strings(ast.parse(source)):
+        for constant in sorted(_strings(ast.parse(source))):
             facts = PACKAGE / constant
             if constant.startswith("facts/") and facts.is_file():
                 parts.append(f"{constant}:{_digest(facts.read_bytes())}")

@@ -171,6 +171,8 @@ def parse_line(line: Line) -> dict:
     """One JSON line ``{"chosen": …, "rejected": …}`` as a parsed pair; ValueError says why not."""
     if line.problem:
         raise ValueError(line.problem)
+    if not line.data.strip():
+        raise ValueError("the line is blank")
     try:
         text = line.data.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -81,7 +81,10 @@ def make(root: Path, profile: str, names: list[str] | None = None) -> dict:
 
 def _entry(path: Path, profile: str, parameters: dict, fingerprints: dict[str, str]) -> dict:
     notebook = notebooks.read(path)
-    known = papermill.inspect_notebook(str(path))
+    try:
+        known = papermill.inspect_notebook(str(path))
+    except ValueError as error:
+        raise PlanError(f"{path.name}: {error} Set its metadata language_info.name.") from error
     unknown = sorted(set(parameters) - set(known))
     if unknown:
         raise PlanError(
@@ -117,12 +120,16 @@ def _fingerprint(notebook: str, source: str) -> str:
     raise PlanError(f"{notebook} declares the data source {source!r}; known are {known}")
 
 
-def key(entry: dict, upstream: dict[str, str]) -> str:
-    """Hash of all that a notebook's results depend on.
+def inputs(entry: dict, upstream: dict[str, str]) -> dict:
+    """All that a notebook's results depend on, by name.
 
     ``upstream`` maps each upstream notebook to the hash of what it made; in the plan, made before
     anything has run, it is empty.
     """
-    fields = {k: entry[k] for k in ("parameters", "data", "code", "helpers")}
-    text = json.dumps(fields | {"upstream": upstream}, sort_keys=True)
+    return {k: entry[k] for k in ("parameters", "data", "code", "helpers")} | {"upstream": upstream}
+
+
+def key(entry: dict, upstream: dict[str, str]) -> str:
+    """Hash of :func:`inputs`."""
+    text = json.dumps(inputs(entry, upstream), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -38,8 +38,7 @@ def run_notebook(todo: dict, name: str) -> bool:
     after a failure, with the executed copy kept and its path printed.
     """
     build, entry = Path(todo["build"]), todo["notebooks"][name]
-    upstream = {up: _made_hash(build, up) for up in entry["upstream"]}
-    key = plan.key(entry, upstream)
+    inputs = plan.inputs(entry, {up: _made_hash(build, up) for up in entry["upstream"]})
     (build / "locks").mkdir(parents=True, exist_ok=True)
     lock = FileLock(build / "locks" / f"{name}.lock")
     try:
@@ -49,9 +48,10 @@ def run_notebook(todo: dict, name: str) -> bool:
         _say(name, "another run executes this notebook; waiting for it")
         lock.acquire()
     try:
-        if up_to_date(build, name, key):
+        reason = why_run(build, name, inputs)
+        if not reason:
             _say(name, "up to date")
-        elif not _execute(todo, name, key):
+        elif not _execute(todo, name, inputs, reason):
             return False
         _write_json(build / "receipts" / f"{name}.json", _made(build, name))
     finally:
@@ -71,13 +71,19 @@ def drop_stale_receipt(build: Path, name: str) -> None:
         receipt.unlink()
 
 
-def up_to_date(build: Path, name: str, key: str) -> bool:
-    """Whether the notebook, its ledger and its artefacts are all there and were made by ``key``."""
+def why_run(build: Path, name: str, inputs: dict) -> str:
+    """Why the notebook must be executed, in words; "" where all that it makes is there and was made
+    from these inputs."""
     record = build / "done" / f"{name}.json"
     if not record.is_file():
-        return False
+        return "not run yet"
     done = json.loads(record.read_text(encoding="utf-8"))
-    return done["key"] == key and done["made"] == _made(build, name)
+    # A record of an older version of this file has no inputs: then all of them count as changed.
+    then = done.get("inputs", {})
+    changed = [field for field in inputs if then.get(field) != inputs[field]]
+    if changed:
+        return f"changed: {', '.join(changed)}"
+    return "" if done["made"] == _made(build, name) else "what it made was changed or deleted"
 
 
 def paths(build: Path, name: str) -> dict[str, Path]:
@@ -89,7 +95,7 @@ def paths(build: Path, name: str) -> dict[str, Path]:
     )
 
 
-def _execute(todo: dict, name: str, key: str) -> bool:
+def _execute(todo: dict, name: str, inputs: dict, reason: str) -> bool:
     build, entry = Path(todo["build"]), todo["notebooks"][name]
     # Fresh at each try: half of an earlier, killed run must not get into this one's results.
     work = build / "partial" / name
@@ -109,7 +115,7 @@ def _execute(todo: dict, name: str, key: str) -> bool:
     _set_kernel_environment(work / "context.json", name, todo["profile"])
     executed = work / "notebook.ipynb"
     started = time.perf_counter()
-    _say(name, f"start ({len(notebooks.code_cells(notebooks.read(Path(entry['source']))))} cells)")
+    _say(name, f"start ({reason})")
     try:
         papermill.execute_notebook(
             entry["source"],
@@ -131,12 +137,12 @@ def _execute(todo: dict, name: str, key: str) -> bool:
         _say(name, f"FAILED after {time.perf_counter() - started:.0f} s: {_reason(error)}")
         _say(name, f"executed copy: {kept}")
         return False
-    _publish(build, name, work, key)
+    _publish(build, name, work, inputs)
     _say(name, f"done in {time.perf_counter() - started:.0f} s")
     return True
 
 
-def _publish(build: Path, name: str, work: Path, key: str) -> None:
+def _publish(build: Path, name: str, work: Path, inputs: dict) -> None:
     """Move a complete run into place; the record that makes it count is written last."""
     target = paths(build, name)
     record = build / "done" / f"{name}.json"
@@ -150,7 +156,7 @@ def _publish(build: Path, name: str, work: Path, key: str) -> None:
     _write_text(target["ledger"], "".join(_row_text(row, executed) for row in rows))
     _write_text(target["notebook"], nbformat.writes(executed))
     (build / "failed" / f"{name}.ipynb").unlink(missing_ok=True)
-    _write_json(record, dict(key=key, made=_made(build, name)))
+    _write_json(record, dict(inputs=inputs, made=_made(build, name)))
     shutil.rmtree(work)
 
 
