@@ -123,6 +123,7 @@ def test_plotly_figures_need_no_network_and_say_what_they_show():
 
 
 def test_static_figures_are_closed_and_repeat_exactly():
+    figures.setup()
     pages = []
     for _ in range(2):
         figure, axes = plt.subplots()

@@ -94,12 +94,21 @@ def near_groups(data: pd.DataFrame, *, threshold: float, seed: int) -> pd.Series
     _, first, text, copies = np.unique(
         words, return_index=True, return_inverse=True, return_counts=True
     )
-    links = _candidates(bands[first])
-    del bands
-    links = links[_jaccard(data, first[links]) >= threshold]
+    bands = bands[first]
     n = len(first)
-    graph = coo_matrix((np.ones(len(links)), links.T), shape=(n, n))
-    _, label = connected_components(graph, directed=False)
+    label = np.arange(n)
+    seen, links = np.empty(0, dtype=np.int64), np.empty((0, 2), dtype=np.int64)
+    for band in range(BANDS):
+        new = np.setdiff1d(_neighbours(bands, band), seen)
+        seen = np.union1d(seen, new)
+        pairs = np.stack(np.divmod(new, n), axis=1)
+        # What is connected already needs no other link: this keeps large families cheap.
+        pairs = pairs[label[pairs[:, 0]] != label[pairs[:, 1]]]
+        pairs = pairs[_jaccard(data, first[pairs]) >= threshold]
+        if len(pairs):
+            links = np.concatenate([links, pairs])
+            graph = coo_matrix((np.ones(len(links)), links.T), shape=(n, n))
+            _, label = connected_components(graph, directed=False)
     linked = copies > 1
     linked[links] = True
     return pd.Series(np.where(linked, label, -1)[text], index=data.index)
@@ -142,28 +151,26 @@ def _signatures(data: pd.DataFrame, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return words, bands
 
 
-def _candidates(bands: np.ndarray) -> np.ndarray:
-    """Pairs of rows that meet in a bucket of any band, shape (links, 2), each pair once."""
-    n = len(bands)
-    found = np.empty(0, dtype=np.int64)
-    for band in range(BANDS):
-        # The next band as second key brings those together that agree in more than one.
-        order = np.lexsort((bands[:, (band + 1) % BANDS], bands[:, band]))
-        bucket = bands[order, band]
-        for step in range(1, NEIGHBOURS + 1):
-            same = np.flatnonzero(bucket[step:] == bucket[:-step])
-            if not len(same):
-                break
-            pair = np.sort([order[same], order[same + step]], axis=0)
-            found = np.union1d(found, pair[0] * n + pair[1])
-    return np.stack(np.divmod(found, n), axis=1) if n else found.reshape(0, 2)
+def _neighbours(bands: np.ndarray, band: int) -> np.ndarray:
+    """Rows i < j that meet in a bucket of the band, each pair once, as ``i * len(bands) + j``."""
+    # The next band as second key brings those together that agree in more than one.
+    order = np.lexsort((bands[:, (band + 1) % BANDS], bands[:, band]))
+    bucket = bands[order, band]
+    found = [np.empty(0, dtype=np.int64)]
+    for step in range(1, NEIGHBOURS + 1):
+        same = np.flatnonzero(bucket[step:] == bucket[:-step])
+        if not len(same):
+            break
+        i, j = np.sort([order[same], order[same + step]], axis=0)
+        found.append(i * len(bands) + j)
+    return np.unique(np.concatenate(found))
 
 
 def _jaccard(data: pd.DataFrame, links: np.ndarray) -> np.ndarray:
     """Exact Jaccard similarity of the shingles of pairs of rows; links has shape (links, 2)."""
     out = np.empty(len(links))
-    for start in range(0, len(links), _CHUNK_ROWS):
-        part = links[start : start + _CHUNK_ROWS]
+    for start in range(0, len(links), 4 * _CHUNK_ROWS):
+        part = links[start : start + 4 * _CHUNK_ROWS]
         rows = np.unique(part)
         texts = map(" ".join, _rows(data.iloc[rows]))
         sets = dict(zip(rows.tolist(), map(shingles, texts)))

@@ -34,7 +34,9 @@ def setup() -> None:
     plt.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "elephant", "figure.dpi": 110})
     # The notebook's inline backend would draw every open figure once more at the end of a cell.
     plt.switch_backend("agg")
-    pio.templates.default = "plotly_white"
+    colours = [colour for name, colour in PALETTE.items() if name != "paper"]
+    pio.templates["book"] = go.layout.Template(layout={"colorway": colours})
+    pio.templates.default = "plotly_white+book"
 
 
 def show(figure: go.Figure | Figure, *, alt: str, caption: str, command: str = "") -> None:

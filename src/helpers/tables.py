@@ -105,9 +105,12 @@ def show_cards(cards: list[str]) -> None:
     display(HTML("".join(cards)))
 
 
-def last_question(prompt: str) -> str:
-    """The last human turn of a prompt, for one line in a table."""
-    return prompt.removesuffix(ASSISTANT).rsplit(HUMAN, 1)[-1].strip()
+def pair_text(pair: Mapping) -> str:
+    """Last question, chosen and rejected response of a pair as one text, each part clipped."""
+    question = pair["prompt"].removesuffix(ASSISTANT).rsplit(HUMAN, 1)[-1]
+    parts = {"Question": question, "Chosen": pair["chosen"], "Rejected": pair["rejected"]}
+    limit = MAX_CHARACTERS // len(parts)
+    return "\n\n".join(f"{k}: {clip(text.strip(), limit)}" for k, text in parts.items())
 
 
 def filterable(data: pd.DataFrame, *, caption: str, sensitive: tuple[str, ...] = ()) -> None:
@@ -145,6 +148,7 @@ def _filterable_html(escaped: pd.DataFrame, caption: str) -> str:
         maxBytes=0,
         column_filters="header",
         pageLength=10,
+        style="table-layout:auto;width:100%;margin:auto",
         classes="display compact",
     )
     library = itables.javascript.generate_init_offline_itables_html(opt.dt_bundle)

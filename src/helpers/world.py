@@ -51,7 +51,7 @@ def planted_pairs(n: int, *, seed: int, rate: float = 0.04) -> tuple[pd.DataFram
     rng = np.random.default_rng(seed)
     each = round(rate * n)
     # The copies need an untouched original each, as many again.
-    if each * (len(PITFALLS) + 3) > n:
+    if rate < 0 or each * (len(PITFALLS) + len(_COPIES)) > n:
         raise ValueError(f"{len(PITFALLS)} pitfalls at rate {rate} do not fit into {n} pairs")
     texts = [_clean(rng) for _ in range(n)]
     order = iter(rng.permutation(n).tolist())
@@ -118,7 +118,10 @@ def _identical_normalised(chosen: str, _rejected: str, _rng) -> tuple[str, str]:
 
 def _prompts_differ(chosen: str, rejected: str, rng) -> tuple[str, str]:
     answer = pairs.split_dialogue(rejected)[1]
-    return chosen, _prompt(_clean(rng)[0]) + answer
+    # A question can be drawn twice.
+    while (prompt := _prompt(_clean(rng)[0])) == _prompt(chosen):
+        pass
+    return chosen, prompt + answer
 
 
 def _turn_marker(chosen: str, rejected: str, rng) -> tuple[str, str]:
