@@ -1,8 +1,9 @@
 # The DAG of the notebooks. `elephant run` writes the plan and calls this; nobody needs to by hand.
 #
-# A rule reruns when its key (a hash of code cells, parameters, data and imported helpers) or the
-# receipt of an upstream notebook changed. Times of files and this file's own text do not count;
-# the runner checks once more, with the upstream artefacts known, before it executes anything.
+# It only orders: which notebook has to run is decided by content, in helpers.plan and helpers.runner.
+# `elephant run` removes the receipt of a notebook whose code, parameters, data or helpers changed; a
+# changed receipt of an upstream notebook brings those downstream here too, and the runner then looks
+# at what upstream made before it executes anything.
 import json
 import sys
 
@@ -11,10 +12,6 @@ with open(config["plan"]) as file:
 
 NOTEBOOKS = plan["notebooks"]
 RECEIPT = plan["build"] + "/receipts/{name}.json"
-
-
-localrules:
-    all,
 
 
 rule all:
@@ -27,7 +24,5 @@ rule notebook:
         lambda wildcards: expand(RECEIPT, name=NOTEBOOKS[wildcards.name]["upstream"]),
     output:
         RECEIPT,
-    params:
-        key=lambda wildcards: NOTEBOOKS[wildcards.name]["key"],
     shell:
-        "{sys.executable} -m helpers.runner {config[plan]} {wildcards.name}"
+        "{sys.executable:q} -m helpers.runner {config[plan]:q} {wildcards.name}"

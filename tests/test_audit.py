@@ -10,7 +10,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers import audit, nulls, paper, rewardbench, stats
+from helpers import audit, nulls, paper, rewardbench, significance
 
 # --- RewardBench columns of Table 5 -------------------------------------------------------------
 
@@ -267,7 +267,9 @@ def test_below_chance_cells():
 def test_compare_shares_is_holm_over_all_pairs():
     table = audit.compare_shares({"a": 0.5, "b": 0.7, "c": 0.7}, 100)
     assert len(table) == 3
-    raw = [stats.exact_two_share_p(x, 100, y, 100) for x, y in ((50, 70), (50, 70), (70, 70))]
+    raw = [
+        significance.exact_two_share_p(x, 100, y, 100) for x, y in ((50, 70), (50, 70), (70, 70))
+    ]
     assert table["p_value"].tolist() == pytest.approx(raw)
     assert table["p_holm"].tolist() == pytest.approx([3 * raw[0], 3 * raw[0], 1.0])
 

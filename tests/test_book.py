@@ -15,13 +15,8 @@ from helpers import book, ledger, notebooks, plan
 
 ROOT = Path(__file__).parents[1]
 BUILD = ROOT / "build" / "smoke"
-PAGES = [
-    "index",
-    "verdicts",
-    "references",
-    "notebooks/00_paper_audit",
-    "notebooks/01_data_pitfalls",
-]
+NOTEBOOKS = ["00_paper_audit", "01_data_pitfalls", "02_relabel_and_clean"]
+PAGES = ["index", "verdicts", "references", *(f"notebooks/{name}" for name in NOTEBOOKS)]
 # What the theme itself says on every page; none of it is of our making.
 THEME_NOISE = (
     "THEBE_JS_URL",  # the theme declares it twice
@@ -89,6 +84,7 @@ def test_verdict_page_lists_every_claim_and_cell_beside_its_printed_value(built)
     safety = page.index("table5.beaver-7b.safety.rewardbench")
     row = page[safety : page.index("</tr>", safety)]
     assert "29.6" in row and "29.57" in row and "verdict-reproduced" in row
+    assert "leaderboard formula of March 2024" in row, "why it agrees must be seen"
 
 
 def test_numbers_in_prose_come_from_the_ledger_with_their_origin(built):
@@ -188,9 +184,8 @@ def test_markdown_changes_rebuild_the_page_only(built, tmp_path):
     nbformat.write(nb, path)
     todo = plan.make(root, "smoke")
     before = json.loads((BUILD / "plan.json").read_text(encoding="utf-8"))["notebooks"]
-    assert {n: e["key"] for n, e in todo["notebooks"].items()} == {
-        n: e["key"] for n, e in before.items()
-    }
+    for name, entry in todo["notebooks"].items():
+        assert plan.inputs(entry, {}) == plan.inputs(before[name], {}), name
     book.stage(root, todo, tmp_path / "staged")
     staged = notebooks.read(tmp_path / "staged" / "notebooks" / "01_data_pitfalls.ipynb")
     assert staged.cells[0].source == "# A new title"

@@ -85,11 +85,30 @@ def test_c1_holds_only_as_far_as_its_weaker_part(shares, outcome):
     assert claims.claim_verdict(entry, "paper", c1(*shares)).outcome == outcome
 
 
-def test_c1_needs_both_parts():
+def test_c1_rests_on_the_parts_that_were_run_and_names_the_other():
     rows = c1(0.68, 0.51)
-    del rows["claims.c1.paper.test"]
+    del rows["claims.c1.paper.train"]
     verdict = claims.claim_verdict(paper.claims()[0], "paper", rows)
-    assert verdict.outcome == claims.NOT_RUN and "claims.c1.paper.test" in verdict.why
+    assert verdict.outcome == claims.REPRODUCED and "train not run" in verdict.why
+
+
+@pytest.mark.parametrize(
+    ("id", "made"),
+    [
+        (ACCURACY, row(ACCURACY, 50.0, 5.0, 95.0)),
+        (REWARD, row(REWARD, -10.3, -50.0, 40.0)),
+    ],
+)
+def test_an_interval_of_any_width_agrees_with_nothing(id, made):
+    assert claims.cell_verdict(cell(id), "paper", {id: made}).outcome == claims.OPEN
+    wide = c1(0.6, 0.5, half=0.4)
+    assert claims.claim_verdict(paper.claims()[0], "paper", wide).outcome == claims.OPEN
+
+
+def test_what_was_not_run_says_which_chapter_it_waits_for():
+    verdicts = {v.id: v for v in claims.verdicts({}) if v.scope == "paper"}
+    assert verdicts["C2"].why == "waits for chapter 06"
+    assert verdicts[ACCURACY].why == "waits for chapter 03"
 
 
 def test_without_rows_everything_is_listed_and_not_run():

@@ -230,12 +230,19 @@ def test_the_wait_leaves_room_for_three_seconds_in_all():
     assert hh.HUB_TIMEOUT <= 2
 
 
-def test_an_earlier_download_counts_as_reachable(alone, tmp_path, monkeypatch):
+def test_what_an_earlier_run_kept_from_the_hub_is_read_offline(alone, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    # A cache of `datasets` alone may hold any part of the data, or none: it does not count.
     (tmp_path / "hf/datasets/Anthropic___hh-rlhf").mkdir(parents=True)
-    assert hh.locate().kind == "hub"
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "elsewhere"))
     assert hh.locate().kind == "none"
+    kept = tmp_path / "hf" / "elephant" / hh.HUB_REVISION / "harmless-base-test.jsonl"
+    kept.parent.mkdir(parents=True)
+    kept.write_text(
+        json.dumps({side: f"\n\nHuman: q\n\nAssistant: {side}" for side in ("chosen", "rejected")})
+    )
+    source = hh.locate()
+    assert source.kind == "folder" and hh.available(source) == [("harmless-base", "test")]
+    assert len(hh.load(source)[0]) == 1
 
 
 # From the hub

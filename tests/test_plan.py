@@ -42,6 +42,23 @@ def test_a_profile_of_another_form_is_refused(project):
         plan.make(project.root, "smoke")
 
 
+def test_an_upstream_that_is_not_there_is_named(project):
+    import nbformat
+
+    path = project.root / "notebooks" / f"{B}.ipynb"
+    nb = nbformat.read(path, 4)
+    nb.metadata["elephant"]["upstream"] = ["00_gone"]
+    nbformat.write(nb, path)
+    with pytest.raises(plan.PlanError, match="01_b declares upstream '00_gone'"):
+        plan.make(project.root, "smoke")
+
+
+def test_a_cell_that_is_no_python_is_named(project):
+    project.write_notebook(A, ["x = ("])
+    with pytest.raises(plan.PlanError, match=r"00_a\.ipynb: cell cell-3 is no Python"):
+        plan.make(project.root, "smoke")
+
+
 def test_an_unknown_data_source_is_named(project):
     import nbformat
 
@@ -53,18 +70,11 @@ def test_an_unknown_data_source_is_named(project):
         plan.make(project.root, "smoke")
 
 
-def test_keys_depend_on_parameters_data_code_and_upstream():
+def test_inputs_are_parameters_data_code_helpers_and_upstream():
     entry = dict(parameters={"step": 1}, data={"hh_rlhf": "x"}, code="c", helpers="h")
-    keys = {plan.key(entry, {}), plan.key(entry, {"up": "1"})}
-    for field, value in (
-        ("parameters", {"step": 2}),
-        ("data", {}),
-        ("code", "d"),
-        ("helpers", "i"),
-    ):
-        keys.add(plan.key(dict(entry, **{field: value}), {}))
-    assert len(keys) == 6
-    assert plan.key(dict(entry, modules=["other"]), {}) == plan.key(entry, {})
+    assert plan.inputs(dict(entry, modules=["other"]), {"up": "1"}) == entry | {
+        "upstream": {"up": "1"}
+    }
 
 
 def test_data_changes_the_key(project, monkeypatch, tmp_path):
@@ -81,8 +91,8 @@ def test_data_changes_the_key(project, monkeypatch, tmp_path):
     first = plan.make(project.root, "smoke")["notebooks"]
     (data / "harmless-base-test.jsonl").write_text("two")
     second = plan.make(project.root, "smoke")["notebooks"]
-    assert first[A]["key"] != second[A]["key"]
-    assert first[C]["key"] == second[C]["key"]
+    assert first[A]["data"] != second[A]["data"]
+    assert first[C] == second[C]
 
 
 def test_every_profile_of_the_repository_lists_every_notebook():

@@ -16,6 +16,8 @@ from helpers import prose
         "A note\n\n```{note}\nit was 3.5 all along\n```",
         ":::{admonition} Title\nsome 7 per cent\n:::",
         "Costs 1,234.5 in all.",
+        "```{list-table}\n* - 0.5\n```",
+        ":::{admonition} About 67.8 %\nwords\n:::",
         "German style 3,5 too.",
     ],
 )

@@ -117,6 +117,27 @@ def test_a_kill_at_any_moment_loses_and_doubles_nothing(tmp_path, moment):
     assert project.results() == reference.results()
 
 
+def test_a_cell_that_ends_the_kernel_is_no_success(tmp_path):
+    project = Project(tmp_path)
+    project.write_notebook(C, ["import sys; sys.exit()", *CELLS[C]])
+    done = project.run(C)
+    assert done.returncode == 1 and "was not executed" in done.stderr
+    assert not (project.root / "build" / "smoke" / "ledger" / f"{C}.jsonl").exists()
+
+
+def test_lost_snakemake_records_hide_no_change(tmp_path):
+    import shutil
+
+    project = Project(tmp_path / "a folder with spaces")
+    assert project.run(C).returncode == 0
+    shutil.rmtree(project.root / "build" / "smoke" / ".snakemake")
+    project.write_notebook(C, [*CELLS[C], "# changed"])
+    assert project.executed(project.run(C)) == {C}
+    again = project.run(C)
+    assert "1 notebook(s) up to date" in again.stderr
+    assert project.executed(project.run("--force", C)) == {C}
+
+
 def test_two_runs_of_one_profile_do_not_overlap(tmp_path):
     from filelock import FileLock
 

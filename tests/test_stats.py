@@ -1,6 +1,6 @@
 """Closed forms, published values and planted truth for helpers.stats.
 
-Coverage and power are simulated with fixed seeds. Each bound is four standard errors of the
+Coverage is simulated with fixed seeds. Each bound is four standard errors of the
 simulation around an expected value that is computed, not chosen.
 """
 
@@ -11,10 +11,8 @@ import pytest
 import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
-from statsmodels.stats.power import NormalIndPower
 
-from helpers import stats
+from helpers import significance, stats
 
 Z = scipy.stats.norm.ppf(0.975)
 
@@ -103,7 +101,7 @@ def test_counts_are_checked(successes, n, message):
     with pytest.raises(ValueError, match=message):
         stats.wilson(successes, n)
     with pytest.raises(ValueError, match=message):
-        stats.exact_two_share_p(1, 2, successes, n)
+        significance.exact_two_share_p(1, 2, successes, n)
 
 
 # Bootstrap of clusters and of pairs
@@ -252,89 +250,6 @@ def test_paired_bootstrap_is_the_bootstrap_of_differences():
         stats.paired_bootstrap([1], [0], seed=9)
 
 
-# Exact tests and Holm
-
-
-def correct_from_table(both: int, a_only: int, b_only: int, neither: int):
-    a = np.repeat([1, 1, 0, 0], [both, a_only, b_only, neither])
-    b = np.repeat([1, 0, 1, 0], [both, a_only, b_only, neither])
-    return a, b
-
-
-@pytest.mark.parametrize(
-    ("table", "p_value"),
-    [
-        # Fagerland, Lydersen and Laake 2013, BMC Medical Research Methodology 13:91.
-        ((1, 1, 7, 12), 18 / 256),  # airway hyper-responsiveness; printed as 0.070
-        ((59, 6, 16, 80), 0.0525),  # complete response; printed as 0.053
-        ((5, 0, 0, 5), 1.0),
-        ((5, 3, 3, 5), 1.0),
-    ],
-)
-def test_mcnemar_published(table, p_value):
-    result = stats.mcnemar_exact(*correct_from_table(*table))
-    assert result[:3] == (table[1], table[2], sum(table))
-    assert result.p_value == pytest.approx(p_value, abs=5e-5)
-
-
-@settings(deadline=None)
-@given(hnp.arrays(bool, st.tuples(st.just(2), st.integers(1, 60))))
-def test_mcnemar_is_the_binomial_test_and_symmetric(correct):
-    a, b = correct
-    result, swapped = stats.mcnemar_exact(a, b), stats.mcnemar_exact(b, a)
-    assert (swapped.a_only, swapped.b_only) == (result.b_only, result.a_only)
-    discordant = result.a_only + result.b_only
-    expected = scipy.stats.binomtest(result.a_only, discordant).pvalue if discordant else 1.0
-    assert result.p_value == pytest.approx(expected)
-    assert swapped.p_value == result.p_value
-
-
-def test_mcnemar_refuses_half_credit():
-    with pytest.raises(ValueError, match="half-credit"):
-        stats.mcnemar_exact([1, 0.5], [1, 0])
-
-
-def test_fisher_tea_tasting_and_no_difference():
-    # Fisher 1935, the lady tasting tea: (1 + 16 + 16 + 1) / 70.
-    assert stats.exact_two_share_p(3, 4, 1, 4) == pytest.approx(34 / 70)
-    assert stats.exact_two_share_p(4, 4, 0, 4) == pytest.approx(2 / 70)
-    assert stats.exact_two_share_p(5, 10, 5, 10) == pytest.approx(1)
-
-
-def test_holm_textbook():
-    adjusted = stats.holm([0.01, 0.04, 0.03, 0.005])
-    assert adjusted == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert stats.holm([]).shape == (0,)
-    for bad in ([0.1, np.nan], [1.2], [-0.1]):
-        with pytest.raises(ValueError, match="0..1"):
-            stats.holm(bad)
-    with pytest.raises(ValueError, match="one dimension"):
-        stats.holm([[0.1, 0.2]])
-
-
-# statsmodels' multipletests collects garbage on every call, which is slow: few examples.
-@settings(deadline=None, max_examples=25)
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=30), st.integers(0, 2**32 - 1))
-def test_holm_properties(p_values, seed):
-    p = np.array(p_values)
-    adjusted = stats.holm(p)
-    assert (adjusted >= p).all()
-    assert (adjusted <= np.minimum(1, p * len(p)) + 1e-12)[np.argmin(p)]
-    assert (np.diff(adjusted[np.argsort(p, kind="stable")]) >= 0).all()
-    order = np.random.default_rng(seed).permutation(len(p))
-    assert stats.holm(p[order]) == pytest.approx(adjusted[order])
-
-
-@pytest.mark.parametrize("n", range(2, 9))
-def test_smallest_rank_p_closed_form(n):
-    assert stats.smallest_rank_p(n) == pytest.approx(min(1, 2 / math.factorial(n)))
-
-
-def test_smallest_rank_p_refuses_one_item():
-    with pytest.raises(ValueError, match="at least 2"):
-        stats.smallest_rank_p(1)
-
-
 # Correlation
 
 
@@ -453,96 +368,3 @@ def test_correlation_refuses(kind):
 def test_correlation_refuses_unknown_kind():
     with pytest.raises(ValueError, match="pearson, spearman, kendall"):
         stats.correlation([1, 2, 3, 4], [2, 1, 4, 3], "tau", seed=0)
-
-
-# Power
-
-
-def test_two_groups_difference_cohen():
-    """Cohen 1988, table 6.4.1: n = 392 a group finds h = 0.20 with power 0.80 at two-sided 0.05."""
-    h = 2 * (np.arcsin(np.sqrt(0.5 + stats.minimum_detectable_difference(392))) - np.pi / 4)
-    assert h == pytest.approx(0.20, abs=5e-4)
-
-
-def test_two_groups_difference_takes_the_nearer_side():
-    up = stats.minimum_detectable_difference(800, share=0.7)
-    assert up == pytest.approx(stats.minimum_detectable_difference(800, share=0.3))
-    # Upwards of 0.99 there is no room: the difference lies below.
-    down = stats.minimum_detectable_difference(100, share=0.99)
-    assert 0.01 < down < 0.99
-
-
-@given(st.integers(200, 100_000), st.floats(0.05, 1), st.floats(0.5, 0.95), st.floats(0.001, 0.1))
-def test_paired_difference_inverts_connors_sample_size(n, discordance, power, alpha):
-    try:
-        d = stats.minimum_detectable_difference(
-            n, power=power, alpha=alpha, discordance=discordance
-        )
-    except ValueError:
-        d = discordance  # out of reach: the largest difference asks for more than n pairs
-        reachable = False
-    else:
-        reachable = True
-    z_alpha, z_power = scipy.stats.norm.ppf([1 - alpha / 2, power])
-    root = z_alpha * math.sqrt(discordance) + z_power * math.sqrt(discordance - d**2)
-    needed = (root / d) ** 2
-    assert 0 < d <= discordance
-    assert needed == pytest.approx(n, rel=1e-6) if reachable else needed > n
-
-
-def test_fisher_finds_the_two_group_difference():
-    """Simulated power at the returned difference.
-
-    The z-test has the nominal 80 %. Fisher's test has that of the z-test with the continuity-
-    corrected sample size n (1 - 1 / (n d))^2 (Fleiss, Tytun and Ury 1980, solved for n).
-    """
-    n, share, runs = 1000, 0.6, 2000
-    d = stats.minimum_detectable_difference(n, share=share)
-    rng = np.random.default_rng(13)
-    a, b = rng.binomial(n, share, runs), rng.binomial(n, share + d, runs)
-    pooled = (a + b) / (2 * n)
-    z_power = np.mean(abs(b - a) / n / np.sqrt(pooled * (1 - pooled) * 2 / n) > Z)
-    assert abs(z_power - 0.8) < four_se(0.8, runs)
-    exact_power = np.mean(
-        [stats.exact_two_share_p(int(i), n, int(j), n) < 0.05 for i, j in zip(a, b, strict=True)]
-    )
-    effect = 2 * (np.arcsin(np.sqrt(share + d)) - np.arcsin(np.sqrt(share)))
-    expected = NormalIndPower().power(effect, n * (1 - 1 / (n * d)) ** 2, 0.05)
-    assert 0.75 < expected < 0.8
-    assert abs(exact_power - expected) < four_se(expected, runs)
-
-
-def test_mcnemar_finds_the_paired_difference():
-    """Simulated power at the returned difference: 80 %, less the exact test's continuity."""
-    n, discordance, runs = 2000, 0.3, 3000
-    d = stats.minimum_detectable_difference(n, discordance=discordance)
-    chances = [(discordance + d) / 2, (discordance - d) / 2, 1 - discordance]
-    a_only, b_only, _ = np.random.default_rng(14).multinomial(n, chances, runs).T
-    z_power = np.mean(abs(a_only - b_only) / np.sqrt(a_only + b_only) > Z)
-    assert abs(z_power - 0.8) < four_se(0.8, runs)
-    p_values = [
-        stats.mcnemar_exact(*correct_from_table(0, i, j, n - i - j)).p_value
-        for i, j in zip(a_only, b_only, strict=True)
-    ]
-    exact_power = np.mean(np.array(p_values) < 0.05)
-    # |a_only - b_only| - 1 in the place of |a_only - b_only|: Edwards' continuity correction.
-    numerator = math.sqrt(n) * d - 1 / math.sqrt(n) - Z * math.sqrt(discordance)
-    expected = scipy.stats.norm.cdf(numerator / math.sqrt(discordance - d**2))
-    assert 0.75 < expected < 0.8
-    assert abs(exact_power - expected) < four_se(expected, runs)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"n": 2}, "no possible difference.*share=0.5"),
-        ({"n": 5, "discordance": 0.5}, "no possible difference.*discordance=0.5"),
-        ({"n": 5, "discordance": 0.0}, "discordance=0.0"),
-        ({"n": 0}, "whole number"),
-        ({"n": 100, "share": 70}, "not per cent"),
-        ({"n": 100, "power": 0.04}, "alpha < power"),
-    ],
-)
-def test_minimum_detectable_difference_refuses(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        stats.minimum_detectable_difference(**arguments)

@@ -15,7 +15,7 @@ import scipy.stats
 from scipy.optimize import linprog
 from scipy.special import logsumexp
 
-from helpers import paper, stats
+from helpers import paper, significance, stats
 
 # Pairs of the public HH-RLHF test files, counted. The paper prints no sizes. Its cleaned sets drop
 # pairs, so these are upper bounds of its n.
@@ -207,11 +207,11 @@ def compare_shares(shares: dict[str, float], n: int) -> pd.DataFrame:
     counts = {name: round(share * n) for name, share in shares.items()}
     rows = [
         dict(a=a, b=b, difference=shares[b] - shares[a])
-        | dict(p_value=stats.exact_two_share_p(counts[a], n, counts[b], n))
+        | dict(p_value=significance.exact_two_share_p(counts[a], n, counts[b], n))
         for a, b in combinations(shares, 2)
     ]
     table = pd.DataFrame(rows)
-    return table.assign(p_holm=stats.holm(table["p_value"]))
+    return table.assign(p_holm=significance.holm(table["p_value"]))
 
 
 def smallest_n(shares: dict[str, float]) -> dict[tuple[str, str], int | None]:
@@ -244,7 +244,7 @@ def sign_tests(triples: dict[str, list[int]], n: int) -> pd.DataFrame:
         p = scipy.stats.binomtest(wins, wins + losses).pvalue
         rows.append(dict(model=model, n=n, wins=wins, losses=losses, p_value=p))
     table = pd.DataFrame(rows)
-    return table.assign(p_holm=stats.holm(table["p_value"]))
+    return table.assign(p_holm=significance.holm(table["p_value"]))
 
 
 def category_overlaps(*, toxic_by: str = "original") -> pd.DataFrame:

@@ -10,6 +10,7 @@ import json
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def build(root: Path, todo: dict) -> Path:
     stage(root, todo, fresh)
     shutil.rmtree(staged, ignore_errors=True)
     fresh.replace(staged)
-    stamp = _tree_hash(staged)
+    stamp = _tree_hash(staged) + _renderer_hash()
     book = target / "book"
     index = book / "index.html"
     if index.is_file() and (book / _STAMP).is_file() and (book / _STAMP).read_text() == stamp:
@@ -77,7 +78,7 @@ def stage(root: Path, todo: dict, out: Path) -> None:
             raise BookError(f"{name} has not been executed; run `elephant run` first")
         executed = notebooks.read(where["notebook"])
         if notebooks.copy_markdown(notebooks.read(Path(entry["source"])), executed):
-            where["notebook"].write_text(nbformat.writes(executed), encoding="utf-8")
+            runner.write_text(where["notebook"], nbformat.writes(executed))
         shutil.copy(where["ledger"], out / "ledger")
         page = _with_run_line(executed, name, ledger.read(where["ledger"]))
         (out / "notebooks" / f"{name}.ipynb").write_text(nbformat.writes(page), encoding="utf-8")
@@ -136,7 +137,9 @@ def verdict_page(verdicts: list[claims.Verdict], profile: str) -> str:
         parts += [
             f"## Table {table}",
             f"{len(rows) // len(claims.SCOPES)} cells, {done} verdicts that are not "
-            f"“{claims.NOT_RUN}”.",
+            f"“{claims.NOT_RUN}”; the rest waits for chapter {claims.CHAPTERS[table]}. Findings of "
+            f"[chapter 00](notebooks/00_paper_audit.ipynb) about this table's printed numbers: "
+            f"{', '.join(claims.AUDIT[table])}.",
             _cells_table(rows),
         ]
     return "\n\n".join(parts) + "\n"
@@ -175,10 +178,12 @@ def _cells_table(verdicts: list[claims.Verdict]) -> str:
 def _scope_cells(verdict: claims.Verdict) -> str:
     kind = verdict.outcome.split()[0] if verdict.outcome != claims.NOT_RUN else "not-run"
     value = html.escape(claims.value_text(verdict)) or "–"
+    # A claim's reason always shows, a cell's only where it was run: 129 times "waits" help nobody.
+    shows = verdict.id in claims.RULES or verdict.outcome != claims.NOT_RUN
+    why = f"<br><small>{html.escape(verdict.why)}</small>" if shows else ""
     return (
         f"<td>{claims.SCOPES[verdict.scope]}</td><td>{value}</td>"
-        f'<td><span class="verdict-{kind}" title="{html.escape(verdict.why)}">{verdict.outcome}'
-        "</span></td>"
+        f'<td><span class="verdict-{kind}">{verdict.outcome}</span>{why}</td>'
     )
 
 
@@ -218,6 +223,13 @@ def _switch(made: Path, book: Path) -> None:
         book.replace(old)
     made.replace(book)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _renderer_hash() -> str:
+    """Of the code and packages that turn the staged folder into pages."""
+    modules = notebooks.closure({"roles", "book"})
+    packages = ("jupyter-book", "sphinx", "sphinx-book-theme", "pydata-sphinx-theme", "myst-nb")
+    return " ".join([notebooks.helpers_hash(modules), *map(version, packages)])
 
 
 def _tree_hash(folder: Path) -> str:

@@ -24,6 +24,20 @@ OUTCOMES = (REPRODUCED, DIRECTION, OPEN, CONTRADICTED, NOT_RUN)
 
 # Digits after the point that each table prints; half a unit of the last is the paper's rounding.
 DECIMALS = {2: 1, 3: 2, 4: 2, 5: 1, 6: 0}
+# An interval that reaches further than this on either side says too little for any verdict: five
+# points of accuracy, half a point of reward (the smallest gain that Table 2 prints is 0.3), a tenth
+# of a sigmoid score, ten points of a win rate, five points of a share.
+WIDEST = {2: 0.5, 3: 0.1, 4: 5.0, 5: 5.0, 6: 10.0, "reward": 0.5, "share": 0.05}
+# Where a claim and the cells of a table are, or will be, put to the test.
+CHAPTERS = {
+    "C1": "02", "C2": "06", "C3": "04", "C4": "03", "C5": "07", "C6": "07", "C7": "08", "C8": "07",
+    2: "06", 3: "05", 4: "03", 5: "07", 6: "07",
+}  # fmt: skip
+# Findings of chapter 00 that bear on a table's printed numbers, whatever the verdict.
+AUDIT = {
+    2: ("I18", "I20"), 3: ("I13",), 4: ("I02", "I15", "I18", "I21"),
+    5: ("I01", "I04", "I05", "I09", "I18", "I20"), 6: ("I10", "I11", "I18"),
+}  # fmt: skip
 # More than one pair in ten affected: what "only 67.8 % are not affected" means without its number.
 AFFECTED = 0.9
 
@@ -116,14 +130,19 @@ def claim_verdict(claim: dict, scope: str, rows: Mapping[str, dict]) -> Verdict:
     lost = [row for row in found if row["value"] is None]
     if lost:
         outcome, why = NOT_RUN, lost[0]["note"]
-    elif len(found) < len(ids):
-        missing = ", ".join(i for i in ids if i not in rows)
-        outcome, why = NOT_RUN, f"no ledger row {missing}"
+    elif not found:
+        outcome, why = NOT_RUN, _waits(CHAPTERS[claim["id"]])
     else:
-        outcomes = [_READ[rule.kind](row, p) for row, p in zip(found, rule.published, strict=True)]
-        # A claim of several parts holds only as far as its weakest part.
+        outcomes = [
+            _READ[rule.kind](rows[id], printed)
+            for id, printed in zip(ids, rule.published, strict=True)
+            if id in rows
+        ]
+        # A claim of several parts holds only as far as the weakest of those that were run.
         outcome = max(outcomes, key=OUTCOMES.index)
-        why = rule.text
+        lacking = [part for part, id in zip(rule.parts, ids, strict=True) if id not in rows]
+        notes = [row["note"] for row in found if row["note"]]
+        why = "; ".join([*notes, *(f"{part} not run" for part in lacking)]) or rule.text
     return Verdict(claim["id"], claim["text"], printed, scope, outcome, why, tuple(found))
 
 
@@ -134,7 +153,7 @@ def cell_verdict(cell: paper.Cell, scope: str, rows: Mapping[str, dict]) -> Verd
     what = f"Table {cell.table}, {cell.row}, {cell.column}"
     printed = "–" if cell.value is None else f"{cell.value:.{DECIMALS[cell.table]}f}"
     if not found:
-        outcome, why = NOT_RUN, f"no ledger row {id}"
+        outcome, why = NOT_RUN, _waits(CHAPTERS[cell.table])
     elif found[0]["value"] is None:
         outcome, why = NOT_RUN, found[0]["note"]
     elif cell.value is None:
@@ -142,7 +161,8 @@ def cell_verdict(cell: paper.Cell, scope: str, rows: Mapping[str, dict]) -> Verd
     else:
         chance = 50.0 if cell.id.endswith((".accuracy", ".rewardbench")) else None
         half_unit = 0.5 * 10 ** -DECIMALS[cell.table]
-        outcome = _compare(found[0], cell.value, half_unit, chance)
+        widest = WIDEST["reward" if cell.id.endswith(".reward") else cell.table]
+        outcome = _compare(found[0], cell.value, half_unit, chance, widest)
         why = found[0]["note"] or found[0]["method"]
     return Verdict(cell.id, what, printed, scope, outcome, why, tuple(found))
 
@@ -158,11 +178,24 @@ def _rows(ids: list[str], scope: str, rows: Mapping[str, dict]) -> list[dict]:
     return found
 
 
-def _compare(row: dict, published: float, half_unit: float, chance: float | None) -> str:
+def _waits(chapter: str) -> str:
+    return f"waits for chapter {chapter}"
+
+
+def _too_wide(row: dict, widest: float) -> bool:
+    """Whether an interval says too little to agree or disagree with anything."""
+    return row["low"] is not None and (row["high"] - row["low"]) / 2 > widest
+
+
+def _compare(
+    row: dict, published: float, half_unit: float, chance: float | None, widest: float
+) -> str:
     """A measured value against a printed one.
 
     Without interval the value is exact arithmetic, which agrees to the printed digit or not at all.
     """
+    if _too_wide(row, widest):
+        return OPEN
     exact = row["low"] is None
     low, high = (row["value"],) * 2 if exact else (row["low"], row["high"])
     # Half a unit in binary is never exact; a billionth keeps 59.35 printed as 59.4 on our side.
@@ -198,6 +231,8 @@ def _equivalent(row: dict, _published: float | None) -> str:
 
 
 def _share(row: dict, published: float | None) -> str:
+    if _too_wide(row, WIDEST["share"]):
+        return OPEN
     low = row["value"] if row["low"] is None else row["low"]
     high = row["value"] if row["high"] is None else row["high"]
     if low <= published <= high:

@@ -5,11 +5,12 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from helpers import book, claims, doctor, ledger, plan, runner
+from helpers import book, claims, doctor, hh, ledger, plan, runner
 
 PROFILE_HELP = "smoke (minutes), cpu (default), gpu (one card) or paper (the paper's own scale)"
 
@@ -32,6 +33,7 @@ def parser() -> argparse.ArgumentParser:
         "upstream artefacts or helpers changed. A killed run goes on where it was.",
     )
     run.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="default: all of the profile")
+    run.add_argument("--force", action="store_true", help="run even what is up to date")
     build = commands.add_parser(
         "book",
         help="run what is not up to date, then build the book",
@@ -62,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
             os.environ[variable] = str(Path(os.environ[variable]).expanduser().resolve())
     try:
         return _COMMANDS[options.command](options)
-    except (plan.PlanError, book.BookError, FileNotFoundError) as error:
+    except (ValueError, book.BookError, FileNotFoundError) as error:
         print(f"elephant: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -70,32 +72,48 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def _run(options, names: list[str] | None = None) -> tuple[int, dict]:
-    root = ledger.project_root()
-    todo = plan.make(root, options.profile, names)
-    build = Path(todo["build"])
+@contextmanager
+def _alone(build: Path):
+    """Hold the profile's build folder: a second run or book would pull it from under the first."""
     build.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(build / ".run.lock", timeout=0)
     try:
-        with FileLock(build / ".run.lock", timeout=0):
-            return _snakemake(root, build, todo, options.cores), todo
+        lock.acquire()
     except Timeout:
         raise plan.PlanError(
-            f"another run of the profile {options.profile!r} is under way; wait for it to end"
+            f"another run of the profile {build.name!r} is under way; wait for it to end"
         ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
-def _snakemake(root: Path, build: Path, todo: dict, cores: int) -> int:
+def _make_plan(options, names: list[str] | None = None) -> tuple[Path, dict]:
+    root = ledger.project_root()
+    todo = plan.make(root, options.profile, names)
+    if any(entry["data"].get("hh_rlhf") == "none" for entry in todo["notebooks"].values()):
+        print(f"elephant: {hh.HELP}", file=sys.stderr)
+    return root, todo
+
+
+def _execute(root: Path, todo: dict, cores: int, force: bool = False) -> int:
     """Let Snakemake order the notebooks and call the runner for each that is not done."""
+    build = Path(todo["build"])
     plan_file = build / "plan.json"
-    plan_file.write_text(json.dumps(todo, indent=1), encoding="utf-8")
-    for name in todo["notebooks"]:
-        runner.drop_stale_receipt(build, name)
+    runner.write_text(plan_file, json.dumps(todo, indent=1))
+    for name, entry in todo["notebooks"].items():
+        runner.drop_stale_receipt(build, name, entry, force)
+    waiting = [name for name in todo["notebooks"] if not runner.has_receipt(build, name)]
+    if not waiting:
+        print(f"elephant: {len(todo['notebooks'])} notebook(s) up to date", file=sys.stderr)
+        return 0
     # Snakemake's own lock would outlive a killed run; ours is released by the system. Incomplete
     # outputs cannot be: the runner writes the receipt in one step, last.
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "Snakefile")]
     command += ["--directory", str(build), "--config", f"plan={plan_file}", "--cores", str(cores)]
     command += ["--nolock", "--rerun-incomplete", "--keep-going"]
-    command += ["--rerun-triggers", "params", "input", "mtime"]
+    command += ["--rerun-triggers", "mtime"]
     command += ["--quiet", "all", "--"]
     done = subprocess.run(command, check=False)
     failed = [name for name in todo["notebooks"] if not runner.has_receipt(build, name)]
@@ -105,22 +123,29 @@ def _snakemake(root: Path, build: Path, todo: dict, cores: int) -> int:
 
 
 def _run_command(options) -> int:
-    return _run(options, options.notebooks or None)[0]
+    root, todo = _make_plan(options, options.notebooks or None)
+    with _alone(Path(todo["build"])):
+        return _execute(root, todo, options.cores, options.force)
 
 
 def _book_command(options) -> int:
-    status, todo = _run(options)
-    if status:
-        print("elephant: the book was not built; the last good one stays", file=sys.stderr)
-        return status
-    print(book.build(ledger.project_root(), todo))
+    root, todo = _make_plan(options)
+    with _alone(Path(todo["build"])):
+        status = _execute(root, todo, options.cores)
+        if status:
+            print("elephant: the book was not built; the last good one stays", file=sys.stderr)
+            return status
+        print(book.build(root, todo))
     return 0
 
 
 def _claims_command(options) -> int:
-    folder = plan.build_folder(ledger.project_root(), options.profile) / "ledger"
-    rows = ledger.by_id(ledger.read(folder)) if folder.is_dir() else {}
-    verdicts = claims.verdicts(rows)
+    root = ledger.project_root()
+    build = plan.build_folder(root, options.profile)
+    # A ledger that a renamed or deleted notebook left behind is no evidence any more.
+    ledgers = [runner.paths(build, p.stem)["ledger"] for p in (root / "notebooks").glob("*.ipynb")]
+    rows = [row for path in sorted(ledgers) if path.is_file() for row in ledger.read(path)]
+    verdicts = claims.verdicts(ledger.by_id(rows))
     for verdict in verdicts:
         if options.scope in (None, verdict.scope):
             value = claims.value_text(verdict) or "–"

@@ -133,21 +133,22 @@ def _rows(data: pd.DataFrame) -> Iterator[tuple[str, str, str]]:
 
 
 def _signatures(data: pd.DataFrame, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Hashes of each dialogue's words, shape (pairs,), and of the bands of its MinHash signature,
-    shape (pairs, BANDS); unsigned 64 bit."""
+    """Hashes of each dialogue's words, shape (pairs,), unsigned 64 bit, and of the bands of its
+    MinHash signature, shape (pairs, BANDS), unsigned 32 bit."""
     words = np.empty(len(data), dtype=np.uint64)
-    bands = np.empty((len(data), BANDS), dtype=np.uint64)
-    # A band of four 32-bit values as one number; two bands that meet by accident do no harm.
+    # A band of four values as one number of 32 bits, which saves memory: two bands that meet by
+    # accident cost one comparison and do no other harm.
+    bands = np.empty((len(data), BANDS), dtype=np.uint32)
     factors = np.random.default_rng(seed).integers(
-        1 << 63, size=(PERMUTATIONS // BANDS, 1), dtype=np.uint64
-    ) * np.uint64(2) + np.uint64(1)
+        1, 1 << 63, size=PERMUTATIONS // BANDS, dtype=np.uint64
+    )
     for i, texts in enumerate(_rows(data)):
         found = _WORD.findall(" ".join(texts).casefold())
         words[i] = _hash(" ".join(found))
         sketch = RMinHash(num_perm=PERMUTATIONS, seed=seed)
         sketch.update(_shingles(found))
         signature = np.array(sketch.digest(), dtype=np.uint64)
-        bands[i] = (signature.reshape(BANDS, -1) @ factors)[:, 0]
+        bands[i] = signature.reshape(BANDS, -1) @ factors >> np.uint64(32)
     return words, bands
 
 

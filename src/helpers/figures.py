@@ -4,6 +4,7 @@ Each figure stands in a ``<figure>`` with a caption and a box that says how to r
 """
 
 import base64
+import hashlib
 import html
 import io
 import os
@@ -59,7 +60,7 @@ def remake_command() -> str:
     """The command that runs the notebook which is running now."""
     notebook = os.environ.get("ELEPHANT_NOTEBOOK", "NOTEBOOK")
     profile = os.environ.get("ELEPHANT_PROFILE", "cpu")
-    return f"elephant run --profile {profile} {notebook}"
+    return f".venv/bin/elephant run --force --profile {profile} {notebook}"
 
 
 def _plotly_html(figure: go.Figure, alt: str) -> str:
@@ -72,7 +73,7 @@ def _plotly_html(figure: go.Figure, alt: str) -> str:
         full_html=False,
         default_width="100%",
         default_height=figure.layout.height or 420,
-        div_id="plot-" + base64.b32encode(alt.encode()).decode()[:24].lower().strip("="),
+        div_id="plot-" + hashlib.sha256(alt.encode()).hexdigest()[:12],
         config={"displaylogo": False, "responsive": True},
     )
     return f'<div role="img" aria-label="{html.escape(alt)}">{inner}</div>'

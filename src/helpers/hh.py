@@ -60,6 +60,9 @@ def locate() -> Source:
         return Source("folder", str(path), files)
     if hub_reachable():
         return Source("hub", f"{HUB_ID}@{HUB_REVISION}", {})
+    # What an earlier run read from the hub, and only that: a half-filled cache is half the data.
+    if kept := folder_files(_kept()):
+        return Source("folder", str(_kept()), kept)
     return Source("none", "", {})
 
 
@@ -77,15 +80,14 @@ def folder_files(folder: Path) -> dict[tuple[str, str], Path]:
 
 
 def hub_reachable() -> bool:
-    """Whether the hub answers within ``HUB_TIMEOUT``, or an earlier download is cached."""
-    cache = Path(os.environ.get("HF_DATASETS_CACHE", _hub_home() / "datasets")).expanduser()
-    if (cache / "Anthropic___hh-rlhf").is_dir():
-        return True
+    """Whether the hub answers within ``HUB_TIMEOUT``."""
     return not downloads.hub_offline() and downloads.answers(downloads.hub_address(), HUB_TIMEOUT)
 
 
-def _hub_home() -> Path:
-    return Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+def _kept() -> Path:
+    """Where splits that were read from the hub are kept as JSON lines, by revision."""
+    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+    return home / "elephant" / HUB_REVISION
 
 
 def available(source: Source) -> list[tuple[str, str]]:
@@ -103,7 +105,7 @@ def iter_pairs(
     *,
     on_bad: str = "raise",
     quarantine: Path | None = None,
-    chunk_rows: int = 50_000,
+    chunk_rows: int = 20_000,
 ) -> Iterator[tuple[pd.DataFrame, Counts]]:
     """Chunks of one split with running counts (see :func:`helpers.pairs.read_pairs`).
 
@@ -126,7 +128,7 @@ def iter_pairs(
 def _hub_pairs(subset: str, split: str, on_bad: str, quarantine, chunk_rows: int):
     """One split from the hub through ``datasets``, written once as JSON lines, then read by the
     same parser as a local file: one path to test, the same line numbers in its errors."""
-    path = _hub_home() / "elephant" / HUB_REVISION / f"{subset}-{split}.jsonl"
+    path = _kept() / f"{subset}-{split}.jsonl"
     if not path.is_file():
         try:
             data = _dataset(HUB_ID, data_dir=subset, split=split, revision=HUB_REVISION)
@@ -183,9 +185,11 @@ def sample(data: pd.DataFrame, per_split: int | None, seed: int) -> pd.DataFrame
 def rm_static() -> tuple[pd.DataFrame, str]:
     """``(pairs, revision)`` of footnote 4's ``Dahoas/rm-static``, both splits, from the hub.
 
-    Raises OSError, as the hub's client does, where it is not reachable, and
+    Raises :class:`Unreachable` where the hub does not answer, and
     :class:`helpers.pairs.BadLine` naming split and row where a row is no pair.
     """
+    if not hub_reachable():
+        raise Unreachable(f"{RM_STATIC_ID} is read from the Hugging Face hub, which did not answer")
     from huggingface_hub import dataset_info
 
     revision = dataset_info(RM_STATIC_ID).sha

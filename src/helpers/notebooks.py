@@ -46,11 +46,17 @@ def declared(notebook, field: str) -> list[str]:
 
 
 def helper_modules(notebook) -> set[str]:
-    """Names of the ``helpers`` modules that the notebook's code imports, directly or not."""
+    """Names of the ``helpers`` modules that the notebook's code imports, directly or not.
+
+    Raises ValueError naming a cell that is no Python, or an import that names no module.
+    """
     transform = TransformerManager().transform_cell
     found: set[str] = set()
     for cell in code_cells(notebook):
-        found |= _imported(ast.parse(transform(cell.source)))
+        try:
+            found |= _imported(ast.parse(transform(cell.source)))
+        except SyntaxError as error:
+            raise ValueError(f"cell {cell.id} is no Python: {error}") from error
     return closure(found)
 
 
@@ -122,13 +128,17 @@ def _imported(tree: ast.AST) -> set[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
+                if alias.name == "helpers":
+                    raise ValueError("`import helpers` names no module; import what is used")
                 if alias.name.startswith("helpers."):
                     names.add(alias.name.split(".")[1])
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            if node.module == "helpers":
+        elif isinstance(node, ast.ImportFrom):
+            # `from .hh import x` inside the package is `from helpers.hh import x`.
+            module = "helpers." * bool(node.level) + (node.module or "")
+            if module.rstrip(".") == "helpers":
                 names |= {alias.name for alias in node.names}
-            elif node.module.startswith("helpers."):
-                names.add(node.module.split(".")[1])
+            elif module.startswith("helpers."):
+                names.add(module.split(".")[1])
     return names
 
 

@@ -8,8 +8,8 @@ from itertools import product
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import brentq
 
+from helpers import votes
 from helpers.audit import SUBSET_SIZES, attainable
 
 SHARDS = 5  # Figure 4's caption
@@ -30,14 +30,8 @@ def grim_chance(
 def relabel_shares(error, *, fallible: bool) -> dict[str, np.ndarray]:
     """Expected Same, Opposite and Vague when each of four independent raters errs with probability
     ``error`` (scalar or array). ``fallible``: the original label errs as often as a rater does;
-    otherwise it is right."""
-    e = np.asarray(error, dtype=float)
-    right = (1 - e) ** 4 + 4 * (1 - e) ** 3 * e
-    wrong = e**4 + 4 * e**3 * (1 - e)
-    flipped = e if fallible else 0.0
-    same = (1 - flipped) * right + flipped * wrong
-    opposite = (1 - flipped) * wrong + flipped * right
-    return {"Same": same, "Opposite": opposite, "Vague": 6 * e**2 * (1 - e) ** 2}
+    otherwise it is right. See :func:`helpers.votes.expected_shares`."""
+    return votes.expected_shares(error, original_error=None if fallible else 0.0)
 
 
 def rater_error(same: float, *, fallible: bool) -> float:
@@ -45,9 +39,7 @@ def rater_error(same: float, *, fallible: bool) -> float:
 
     Raises ValueError for a share below that of coin flips, 5/16.
     """
-    if not 5 / 16 <= same <= 1:
-        raise ValueError(f"same={same} must lie in 5/16..1: coin-flipping raters give 5/16")
-    return float(brentq(lambda e: relabel_shares(e, fallible=fallible)["Same"] - same, 0, 0.5))
+    return votes.solve_error(same, original_error=None if fallible else 0.0)
 
 
 def shard_correlations(

@@ -206,7 +206,7 @@ def read_pairs(
     *,
     on_bad: str = "raise",
     quarantine: Path | None = None,
-    chunk_rows: int = 50_000,
+    chunk_rows: int = 20_000,
 ) -> Iterator[tuple[pd.DataFrame, Counts]]:
     """Frames of at most ``chunk_rows`` pairs with the counts so far, so that memory stays bounded.
 

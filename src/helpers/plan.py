@@ -1,10 +1,8 @@
-"""What a profile asks for, checked before anything runs: parameters, data, and a key a notebook.
+"""What a profile asks for, checked before anything runs: parameters, data, code.
 
-The key is a hash of all that a notebook's results depend on. Equal keys: nothing to do.
+:func:`inputs` names all that a notebook's results depend on. Equal inputs: nothing to do.
 """
 
-import hashlib
-import json
 from pathlib import Path
 
 import papermill
@@ -68,6 +66,9 @@ def make(root: Path, profile: str, names: list[str] | None = None) -> dict:
             continue
         entry = _entry(sources[name], profile, listed[name] or {}, fingerprints)
         entries[name] = entry
+        for up in entry["upstream"]:
+            if up not in listed or up not in sources:
+                raise PlanError(f"{name} declares upstream {up!r}, which the profile does not have")
         todo += entry["upstream"]
     return dict(
         profile=profile,
@@ -98,8 +99,11 @@ def _entry(path: Path, profile: str, parameters: dict, fingerprints: dict[str, s
         if source not in fingerprints:
             fingerprints[source] = _fingerprint(path.name, source)
         data[source] = fingerprints[source]
-    modules = notebooks.helper_modules(notebook)
-    entry = dict(
+    try:
+        modules = notebooks.helper_modules(notebook)
+    except (SyntaxError, ValueError) as error:
+        raise PlanError(f"{path.name}: {error}") from error
+    return dict(
         source=str(path),
         parameters=dict(parameters, profile=profile),
         upstream=notebooks.declared(notebook, "upstream"),
@@ -108,15 +112,16 @@ def _entry(path: Path, profile: str, parameters: dict, fingerprints: dict[str, s
         helpers=notebooks.helpers_hash(modules),
         modules=sorted(modules),
     )
-    return entry | {"key": key(entry, {})}
 
 
 def _fingerprint(notebook: str, source: str) -> str:
     if source == "hh_rlhf":
         return hh.fingerprint(hh.locate())
+    if source == "rm_static":
+        return hh.RM_STATIC_ID if hh.hub_reachable() else "none"
     if source in corpora.NAMES:
         return corpora.fingerprint(source)
-    known = ", ".join(("hh_rlhf", *corpora.NAMES))
+    known = ", ".join(("hh_rlhf", "rm_static", *corpora.NAMES))
     raise PlanError(f"{notebook} declares the data source {source!r}; known are {known}")
 
 
@@ -127,9 +132,3 @@ def inputs(entry: dict, upstream: dict[str, str]) -> dict:
     anything has run, it is empty.
     """
     return {k: entry[k] for k in ("parameters", "data", "code", "helpers")} | {"upstream": upstream}
-
-
-def key(entry: dict, upstream: dict[str, str]) -> str:
-    """Hash of :func:`inputs`."""
-    text = json.dumps(inputs(entry, upstream), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

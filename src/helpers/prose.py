@@ -18,8 +18,8 @@ _VERBATIM = {
     "bibliography",
     "toctree",
     "raw",
-    "list-table",
 }
+_WITH_PATH = {"figure", "image", "include", "div"}
 _FENCE = re.compile(r"^(\s*)(`{3,}|~{3,}|:{3,})(.*)$")
 _OPTION = re.compile(r"^\s*:[\w-]+:.*$")
 _INLINE = [
@@ -77,8 +77,12 @@ def _prose(markdown: str) -> str:
             if stack and mark.startswith(stack[-1][0]) and not info:
                 stack.pop()
             else:
-                name = info[1:].split("}")[0] if info.startswith("{") else ""
-                stack.append((mark, not name or name in _VERBATIM))
+                name, _, title = info[1:].partition("}") if info.startswith("{") else ("", "", "")
+                verbatim = not name or name in _VERBATIM
+                stack.append((mark, verbatim))
+                # The title of an admonition is prose; a figure's argument is a path.
+                if not verbatim and name not in _WITH_PATH:
+                    kept.append(title)
             continue
         if stack and (stack[-1][1] or _OPTION.match(line)):
             continue

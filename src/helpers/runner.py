@@ -64,11 +64,20 @@ def has_receipt(build: Path, name: str) -> bool:
     return (build / "receipts" / f"{name}.json").is_file()
 
 
-def drop_stale_receipt(build: Path, name: str) -> None:
-    """Remove a receipt whose results are no longer there or were changed by hand."""
+def drop_stale_receipt(build: Path, name: str, entry: dict, force: bool = False) -> None:
+    """Remove the receipt of a notebook that may have to run: then the DAG calls the runner for it.
+
+    Decided from our own records, not from Snakemake's, which may have been lost. What upstream made
+    is not known yet; the runner looks at it again. ``force`` makes the notebook run in any case.
+    """
+    if force:
+        (build / "done" / f"{name}.json").unlink(missing_ok=True)
     receipt = build / "receipts" / f"{name}.json"
-    if receipt.is_file() and json.loads(receipt.read_text(encoding="utf-8")) != _made(build, name):
-        receipt.unlink()
+    own = plan.inputs(entry, {})
+    del own["upstream"]
+    current = receipt.is_file() and json.loads(receipt.read_text(encoding="utf-8"))
+    if why_run(build, name, own) or current != _made(build, name):
+        receipt.unlink(missing_ok=True)
 
 
 def why_run(build: Path, name: str, inputs: dict) -> str:
@@ -137,9 +146,36 @@ def _execute(todo: dict, name: str, inputs: dict, reason: str) -> bool:
         _say(name, f"FAILED after {time.perf_counter() - started:.0f} s: {_reason(error)}")
         _say(name, f"executed copy: {kept}")
         return False
+    problem = _incomplete(executed) or _changed_meanwhile(entry)
+    if problem:
+        _say(name, f"FAILED: {problem}")
+        return False
     _publish(build, name, work, inputs)
     _say(name, f"done in {time.perf_counter() - started:.0f} s")
     return True
+
+
+def _incomplete(executed: Path) -> str:
+    """Why an executed copy is not complete although papermill raised nothing; "" where it is.
+
+    ``sys.exit()`` in a cell ends the kernel without an error, and the cells after it never run.
+    """
+    for cell in notebooks.code_cells(notebooks.read(executed)):
+        if cell.source.strip() and cell.execution_count is None:
+            return f"cell {cell.id} was not executed; a cell before it ended the kernel"
+    return ""
+
+
+def _changed_meanwhile(entry: dict) -> str:
+    """Whether what ran may not be what was planned: results must not be filed under other code."""
+    source = notebooks.read(Path(entry["source"]))
+    now = (
+        notebooks.code_hash(source),
+        notebooks.helpers_hash(notebooks.helper_modules(source)),
+    )
+    if now != (entry["code"], entry["helpers"]):
+        return "its code or a helper was edited while it ran; run it again"
+    return ""
 
 
 def _publish(build: Path, name: str, work: Path, inputs: dict) -> None:
@@ -153,8 +189,8 @@ def _publish(build: Path, name: str, work: Path, inputs: dict) -> None:
     (work / "artifacts").replace(target["artifacts"])
     executed = notebooks.read(work / "notebook.ipynb")
     rows = ledger.read(work / "ledger.jsonl") if (work / "ledger.jsonl").is_file() else []
-    _write_text(target["ledger"], "".join(_row_text(row, executed) for row in rows))
-    _write_text(target["notebook"], nbformat.writes(executed))
+    write_text(target["ledger"], "".join(_row_text(row, executed) for row in rows))
+    write_text(target["notebook"], nbformat.writes(executed))
     (build / "failed" / f"{name}.ipynb").unlink(missing_ok=True)
     _write_json(record, dict(inputs=inputs, made=_made(build, name)))
     shutil.rmtree(work)
@@ -213,10 +249,10 @@ def _say(name: str, text: str) -> None:
 
 
 def _write_json(path: Path, data: dict) -> None:
-    _write_text(path, json.dumps(data, indent=1, sort_keys=True) + "\n")
+    write_text(path, json.dumps(data, indent=1, sort_keys=True) + "\n")
 
 
-def _write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
     """Write a file in one step, so that a reader or a kill never meets half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")

@@ -1,4 +1,4 @@
-"""Estimates with 95 % intervals, exact tests and power, on scipy and statsmodels.
+"""Estimates with 95 % intervals, on scipy and statsmodels.
 
 Every interval is a two-sided 95 % interval, its method is named in words, and everything random
 takes a seed. Pairs that share a prompt are not independent: give their prompts as clusters.
@@ -13,10 +13,6 @@ import numpy as np
 import pandas as pd
 import scipy.stats
 from numpy.typing import ArrayLike
-from scipy.optimize import brentq
-from statsmodels.stats.contingency_tables import mcnemar
-from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.power import NormalIndPower
 from statsmodels.stats.proportion import proportion_confint
 
 LEVEL = 0.95
@@ -33,21 +29,12 @@ class Estimate(NamedTuple):
     method: str
 
 
-class McNemar(NamedTuple):
-    """Items only `a` got right, items only `b` got right, all items, two-sided exact p-value."""
-
-    a_only: int
-    b_only: int
-    n: int
-    p_value: float
-
-
 def wilson(successes: int, n: int) -> Estimate:
     """Share of successes in 0..1 with the Wilson score interval (Wilson 1927).
 
     Raises ValueError unless n is a whole number of at least 1 and 0 <= successes <= n.
     """
-    _check_counts(successes, n)
+    check_counts(successes, n)
     value = successes / n
     low, high = proportion_confint(successes, n, alpha=1 - LEVEL, method="wilson")
     # Wilson's interval holds the share; at 0 and n the library is off by one rounding error.
@@ -92,45 +79,10 @@ def paired_bootstrap(
     a, b and clusters have shape (n,), row by row the same item; a and b may be boolean.
     Raises ValueError as `cluster_bootstrap` does, and where a and b differ in length.
     """
-    a, b = _as_pair(a, b, "a", "b")
+    a, b = as_pair(a, b, "a", "b")
     codes, method = _resampling_units(clusters, len(a), n_resamples, seed)
     method = f"paired difference, {method}"
     return _bootstrap_estimate(a - b, codes, np.mean, seed, n_resamples, method)
-
-
-def mcnemar_exact(a_correct: ArrayLike, b_correct: ArrayLike) -> McNemar:
-    """Exact McNemar test that two models are right equally often on the same items.
-
-    Both arguments have shape (n,) and hold booleans or 0 and 1. The test is the two-sided binomial
-    test on the items that only one of the two got right; without such an item, p is 1.
-
-    Raises ValueError on other values (half-credit for a tie is not a count of right and wrong).
-    """
-    a, b = _as_pair(a_correct, b_correct, "a_correct", "b_correct")
-    if not np.isin([a, b], (0, 1)).all():
-        raise ValueError(
-            "a_correct or b_correct holds values other than 0 and 1; decide ties as right or wrong "
-            "first, or use paired_bootstrap for half-credit"
-        )
-    table = np.array([[a @ b, a @ (1 - b)], [(1 - a) @ b, (1 - a) @ (1 - b)]]).astype(int)
-    p_value = float(mcnemar(table, exact=True).pvalue)
-    return McNemar(int(table[0, 1]), int(table[1, 0]), len(a), p_value)
-
-
-def holm(p_values: ArrayLike) -> np.ndarray:
-    """Holm's step-down adjusted p-values (Holm 1979), shape (m,), in the order of the input.
-
-    An empty input gives an empty array. Raises ValueError on a p-value outside 0..1 or missing:
-    a missing p-value would shrink the family of tests unseen.
-    """
-    p = np.asarray(p_values, dtype=float)
-    if p.ndim != 1:
-        raise ValueError(f"p_values has shape {p.shape}; give one dimension")
-    if not ((p >= 0) & (p <= 1)).all():
-        raise ValueError(
-            "p_values must lie in 0..1, none missing; take failed tests out and report how many"
-        )
-    return multipletests(p, method="holm")[1] if len(p) else p
 
 
 def correlation(
@@ -151,7 +103,7 @@ def correlation(
 
     Raises ValueError for n < 4, constant x or y, an unknown kind, or a single cluster.
     """
-    x, y = _as_pair(x, y, "x", "y")
+    x, y = as_pair(x, y, "x", "y")
     if kind not in _COEFFICIENTS:
         raise ValueError(f"unknown kind {kind!r}; use one of {', '.join(_COEFFICIENTS)}")
     n = len(x)
@@ -170,88 +122,6 @@ def correlation(
         lambda rows: coefficient(x[rows], y[rows]), codes, seed, n_resamples
     )
     return _percentile_estimate(float(coefficient(x, y)), distribution, n, f"{label}, {method}")
-
-
-def minimum_detectable_difference(
-    n: int,
-    *,
-    share: float = 0.5,
-    power: float = 0.8,
-    alpha: float = 0.05,
-    discordance: float | None = None,
-) -> float:
-    """Smallest true difference of two shares that a two-sided test finds with the given power.
-
-    Without `discordance`: two independent groups of n each, one of them with the true share
-    `share`. The effect size h = 2 asin(sqrt p1) - 2 asin(sqrt p2) (Cohen 1988, chapter 6) comes
-    from statsmodels' NormalIndPower and is turned back into shares, upwards or downwards from
-    `share`, whichever difference is smaller.
-
-    With `discordance`: n pairs judged by both, of which the share psi = `discordance` differs
-    (McNemar's test; `share` plays no part). The difference d solves Connor's equation
-    sqrt(n) d = z(1 - alpha/2) sqrt(psi) + z(power) sqrt(psi - d^2)
-    (Connor 1987, Biometrics 43:207-211; first order the same as Miettinen 1968, Biometrics
-    24:339-352). d cannot exceed psi.
-
-    Both are normal approximations: exact tests (Fisher, McNemar) have somewhat less power, the
-    more so the smaller n.
-
-    Raises ValueError where even the largest possible difference is found less often than `power`.
-    """
-    if not isinstance(n, Integral) or n < 1:
-        raise ValueError(f"n={n!r} must be a whole number of at least 1")
-    if not 0 < alpha < power < 1:
-        raise ValueError(f"need 0 < alpha < power < 1, got alpha={alpha}, power={power}")
-    if not 0 <= share <= 1:
-        raise ValueError(f"share={share} must lie in 0..1 (not per cent)")
-    unreachable = ValueError(
-        f"no possible difference reaches power {power} with n={n}, "
-        + (f"share={share}" if discordance is None else f"discordance={discordance}")
-        + f", alpha={alpha}; use more items"
-    )
-    if discordance is not None:
-        if not 0 < discordance <= 1:
-            raise ValueError(f"discordance={discordance} must lie above 0 and at most at 1")
-        z_alpha, z_power = scipy.stats.norm.ppf([1 - alpha / 2, power])
-
-        def excess(d: float) -> float:
-            spread = z_alpha * np.sqrt(discordance) + z_power * np.sqrt(discordance - d**2)
-            return np.sqrt(n) * d - spread
-
-        if excess(discordance) < 0:
-            raise unreachable
-        return float(brentq(excess, 0, discordance))
-
-    angle = np.arcsin(np.sqrt(share))
-    largest = max(np.pi - 2 * angle, 2 * angle)
-    test = NormalIndPower()
-    if test.power(largest, n, alpha) < power:
-        raise unreachable
-    effect = brentq(lambda h: test.power(h, n, alpha) - power, 0, largest)
-    ends = [angle + effect / 2, angle - effect / 2]
-    return float(min(abs(np.sin(end) ** 2 - share) for end in ends if 0 <= end <= np.pi / 2))
-
-
-def smallest_rank_p(n: int) -> float:
-    """Smallest two-sided p-value that the exact test of Kendall's tau on n items can reach.
-
-    It is the p-value of a perfect ranking without ties. Raises ValueError for n < 2.
-    """
-    if not isinstance(n, Integral) or n < 2:
-        raise ValueError(f"n={n!r}; a ranking needs a whole number of at least 2 items")
-    ranks = np.arange(n)
-    return float(scipy.stats.kendalltau(ranks, ranks, method="exact").pvalue)
-
-
-def exact_two_share_p(successes_a: int, n_a: int, successes_b: int, n_b: int) -> float:
-    """Two-sided p-value of Fisher's exact test that two independent groups share one share.
-
-    Raises ValueError unless both n are at least 1 and 0 <= successes <= n.
-    """
-    _check_counts(successes_a, n_a)
-    _check_counts(successes_b, n_b)
-    table = [[successes_a, n_a - successes_a], [successes_b, n_b - successes_b]]
-    return float(scipy.stats.fisher_exact(table).pvalue)
 
 
 def _pearson(x: np.ndarray, y: np.ndarray) -> float:
@@ -367,7 +237,8 @@ def _as_vector(values, name) -> np.ndarray:
     return values
 
 
-def _as_pair(a, b, name_a, name_b) -> tuple[np.ndarray, np.ndarray]:
+def as_pair(a, b, name_a: str, name_b: str) -> tuple[np.ndarray, np.ndarray]:
+    """Two vectors of finite numbers of one length, both of shape (n,); else ValueError."""
     a, b = _as_vector(a, name_a), _as_vector(b, name_b)
     if len(a) != len(b):
         raise ValueError(
@@ -376,7 +247,8 @@ def _as_pair(a, b, name_a, name_b) -> tuple[np.ndarray, np.ndarray]:
     return a, b
 
 
-def _check_counts(successes, n) -> None:
+def check_counts(successes: int, n: int) -> None:
+    """ValueError unless n is a whole number of at least 1 and 0 <= successes <= n."""
     if not isinstance(successes, Integral) or not isinstance(n, Integral):
         raise ValueError(f"successes={successes!r} and n={n!r} must be whole numbers")
     if n < 1:
