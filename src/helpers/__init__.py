@@ -13,7 +13,7 @@ Data flows one way, and no module imports one that stands further down::
     completions  judge  rewards            who can vote: LLM judges, reward models
     panels  suspects                       panels that vote; labels that look wrong without votes
     labelling  labelstudio  annotate       votes by people, through Label Studio
-    clean                                  categories in, a cleaned data set out
+    clean  relabelling                     categories in, a cleaned data set out
     rewardbench  audit  nulls              the paper's own tables under audit (chapter 00)
     claims                                 ledger rows in, verdicts out
     figures  tables                        how numbers and texts are shown

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from helpers import book, claims, doctor, hh, ledger, plan, runner
+from helpers import book, claims, doctor, hh, ledger, plan, relabelling, runner
 
+DATA_HELP = "a .jsonl, .json or .parquet file of pairs, or hh (default): HH-RLHF's test sets"
 PROFILE_HELP = "smoke (minutes), cpu (default), gpu (one card) or paper (the paper's own scale)"
 
 
@@ -51,8 +52,36 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--cores", type=_positive, default=2, help="notebooks at a time (default: 2)"
         )
+    _add_annotate(commands)
+    cleaned = commands.add_parser(
+        "clean",
+        help="write a cleaned data set from votes",
+        description="Same is kept, Opposite swapped, the rest dropped and named with its category.",
+    )
+    cleaned.add_argument("--votes", type=Path, required=True, help="Parquet, CSV or JSON lines")
+    cleaned.add_argument("--out", type=Path, required=True, help="a new folder")
+    cleaned.add_argument("--data", default="hh", help=DATA_HELP)
     commands.add_parser("doctor", help="say what is here: cores, memory, GPU, data, models, hub")
     return top
+
+
+def _add_annotate(commands) -> None:
+    annotate = commands.add_parser(
+        "annotate",
+        help="votes by people, through Label Studio",
+        description="Write tasks that Label Studio imports, or read its export back as votes.",
+    )
+    steps = annotate.add_subparsers(dest="step", required=True, metavar="STEP")
+    export = steps.add_parser("export", help="write tasks.json and config.xml")
+    export.add_argument("--task", choices=("relabel", "score"), default="relabel")
+    export.add_argument("--out", type=Path, required=True, help="folder for the two files")
+    back = steps.add_parser("import", help="read a JSON export of relabel tasks as votes")
+    back.add_argument("export", type=Path, metavar="EXPORT", help="Label Studio's JSON export")
+    back.add_argument("--out", type=Path, required=True, help="the votes, as Parquet")
+    for step in (export, back):
+        step.add_argument("--data", default="hh", help=DATA_HELP)
+        # No default: with a known seed anybody could tell which side was chosen.
+        step.add_argument("--seed", type=int, required=True, help="keep it from the annotators")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -159,6 +188,28 @@ def _claims_command(options) -> int:
     return 0
 
 
+def _annotate_command(options) -> int:
+    if options.step == "export":
+        made = relabelling.export_tasks(options.data, options.task, options.seed, options.out)
+        print(
+            f"{made.tasks:,} tasks: {made.tasks_file}; labelling configuration: {made.config_file}"
+        )
+        return 0
+    report = relabelling.import_votes(options.export, options.data, options.seed, options.out)
+    print(f"{report.used:,} of {report.found:,} annotations are votes: {options.out}")
+    for reason, count in report.excluded["reason"].value_counts().items():
+        print(f"left out, {reason}: {count:,}")
+    print(f"tasks without a vote: {report.unvoted:,}")
+    return 0
+
+
+def _clean_command(options) -> int:
+    table = relabelling.clean_data(options.votes, options.data, options.out)
+    print(table.to_string())
+    print(f"written: {options.out}; dropped pairs by category: {options.out / 'dropped.jsonl'}")
+    return 0
+
+
 def _doctor_command(_options) -> int:
     for what, finding in doctor.report():
         print(f"{what:18} {finding}")
@@ -176,5 +227,7 @@ _COMMANDS = {
     "run": _run_command,
     "book": _book_command,
     "claims": _claims_command,
+    "annotate": _annotate_command,
+    "clean": _clean_command,
     "doctor": _doctor_command,
 }
