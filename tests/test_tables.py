@@ -141,4 +141,4 @@ def test_a_figure_without_alt_text_is_refused():
 def test_the_remake_box_names_notebook_and_profile(monkeypatch):
     monkeypatch.setenv("ELEPHANT_NOTEBOOK", "00_paper_audit")
     monkeypatch.setenv("ELEPHANT_PROFILE", "gpu")
-    assert figures.remake_command() == "elephant run --profile gpu 00_paper_audit"
+    assert figures.remake_command() == ".venv/bin/elephant run --force --profile gpu 00_paper_audit"

@@ -125,10 +125,20 @@ def _shingles(words: list[str]) -> list[str]:
     return list(map(" ".join, zip(*(words[i:] for i in range(SHINGLE_WORDS)))))
 
 
-def _rows(data: pd.DataFrame) -> Iterator[tuple[str, str, str]]:
-    """The three texts of each pair, as Python strings for few pairs at a time."""
+def _rows(data: pd.DataFrame, wanted: np.ndarray | None = None) -> Iterator[tuple[str, str, str]]:
+    """The three texts of each pair, or of the ``wanted`` row numbers (sorted), as Python strings
+    for few pairs at a time."""
     for start in range(0, len(data), _CHUNK_ROWS):
-        chunk = data[_TEXTS].iloc[start : start + _CHUNK_ROWS]
+        stop = start + _CHUNK_ROWS
+        if wanted is None:
+            chunk = data[_TEXTS].iloc[start:stop]
+        else:
+            first, last = np.searchsorted(wanted, [start, stop])
+            if first == last:
+                continue
+            # Trap: to take single rows of a large text column, Arrow copies the whole column; the
+            # slice comes first.
+            chunk = data[_TEXTS].iloc[start:stop].iloc[wanted[first:last] - start]
         yield from zip(*(chunk[column].tolist() for column in _TEXTS))
 
 
@@ -173,7 +183,7 @@ def _jaccard(data: pd.DataFrame, links: np.ndarray) -> np.ndarray:
     for start in range(0, len(links), 4 * _CHUNK_ROWS):
         part = links[start : start + 4 * _CHUNK_ROWS]
         rows = np.unique(part)
-        texts = map(" ".join, _rows(data.iloc[rows]))
+        texts = map(" ".join, _rows(data, rows))
         sets = dict(zip(rows.tolist(), map(shingles, texts)))
         for k, (i, j) in enumerate(part.tolist(), start):
             both = len(sets[i] & sets[j])
