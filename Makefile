@@ -38,10 +38,11 @@ $(STAMP): requirements.txt requirements-nodeps.txt constraints.txt pyproject.tom
 book: setup
 	$(BIN)/elephant book --profile $(PROFILE)
 
+# Readable cell ids are kept: the ledger names them.
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/nbstripout --verify notebooks/*.ipynb
+	$(BIN)/nbstripout --keep-id --verify notebooks/*.ipynb
 
 test: setup browser lint
 	$(BIN)/python -m pytest -m "not slow"
