@@ -8,6 +8,11 @@ from hypothesis import settings
 
 from helpers import bundled, hh
 
+# Some tests work in another folder; a relative path must mean the same to all of them.
+for variable in ("HH_RLHF_DIR", "ELEPHANT_DATA"):
+    if os.environ.get(variable):
+        os.environ[variable] = str(Path(os.environ[variable]).expanduser().resolve())
+
 # A busy machine must not fail a property: no test here is about time.
 settings.register_profile("house", deadline=None)
 settings.load_profile("house")

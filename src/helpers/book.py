@@ -98,7 +98,8 @@ def absent_prefixes(rows: list[dict]) -> list[str]:
     """
     ids = [row["id"] for row in rows]
     places = [f"hh.{subset}.{split}." for subset in hh.SUBSETS for split in hh.SPLITS]
-    wanted = ["hh.", "toxicity.", *places]
+    panels = [f"panel.{subset}." for subset in hh.SUBSETS]
+    wanted = ["hh.", "toxicity.", "panel.", *places, *panels]
     return [prefix for prefix in wanted if not any(id.startswith(prefix) for id in ids)]
 
 

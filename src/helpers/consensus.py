@@ -11,16 +11,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import scipy.stats
+from crowdkit.aggregation import GLAD, MACE, DawidSkene
 
 from helpers import stats
 from helpers.stats import Estimate
 from helpers.votes import VOTES, check, counts, simulate
-
-with warnings.catch_warnings():
-    # crowd-kit asks tqdm for a notebook widget; that none is installed would be said on every page,
-    # together with a path of the machine that made it.
-    warnings.filterwarnings("ignore", message="IProgress not found")
-    from crowdkit.aggregation import GLAD, MACE, DawidSkene
 
 _ROUNDING = 1e-9
 

@@ -233,6 +233,11 @@ def _set_kernel_environment(context: Path, name: str, profile: str) -> None:
         # A kernel of the user's own must not stand in for the one of this environment.
         "JUPYTER_PREFER_ENV_PATH": "1",
     }
+    # tqdm asks for a notebook widget; that none is installed would be said on the page, together
+    # with a path of the machine that made it.
+    os.environ["PYTHONWARNINGS"] = ",".join(
+        filter(None, [os.environ.get("PYTHONWARNINGS"), "ignore:IProgress not found"])
+    )
     # More threads than that make small models slower, and two jobs on one core tenfold so.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
