@@ -208,6 +208,17 @@ def test_numbers_by_hand_stop_the_book(tmp_path):
         book.check_prose(tmp_path)
 
 
+def test_a_switch_that_was_killed_between_its_renames_is_mended(tmp_path):
+    (tmp_path / "book.old").mkdir()
+    (tmp_path / "book.old" / "index.html").write_text("old")
+    book.restore(tmp_path / "book")
+    assert (tmp_path / "book" / "index.html").read_text() == "old"
+    # With a book in its place, what lies aside is only rubbish and stays out of the way.
+    (tmp_path / "book.old").mkdir()
+    book.restore(tmp_path / "book")
+    assert (tmp_path / "book" / "index.html").read_text() == "old"
+
+
 def test_absent_data_excuse_only_their_own_numbers():
     rows = [{"id": "hh.harmless-base.test.empty"}, {"id": "audit.i01.x"}]
     absent = book.absent_prefixes(rows)

@@ -33,6 +33,7 @@ def build(root: Path, todo: dict) -> Path:
     prose, for a notebook that is not executed, and for any warning of Jupyter Book.
     """
     target = Path(todo["build"])
+    restore(target / "book")
     check_prose(root)
     staged = target / "src"
     fresh = target / "src.partial"
@@ -217,13 +218,23 @@ def _jupyter_book(source: Path, out: Path, log: Path) -> None:
 
 
 def _switch(made: Path, book: Path) -> None:
-    """Put the new book in the old one's place; a kill leaves one of the two, never a mixture."""
+    """Put the new book in the old one's place, never a mixture of the two.
+
+    A kill between the two renames leaves the old one aside; :func:`restore` puts it back.
+    """
     old = book.with_name("book.old")
     shutil.rmtree(old, ignore_errors=True)
     if book.exists():
         book.replace(old)
     made.replace(book)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def restore(book: Path) -> None:
+    """Put the last good book back where a killed switch left none in its place."""
+    old = book.with_name("book.old")
+    if old.exists() and not book.exists():
+        old.replace(book)
 
 
 def _renderer_hash() -> str:
