@@ -1,8 +1,9 @@
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from helpers import align_reward, featurecache, graded, scoring, smollm2, training, world
+from helpers import align_reward, graded, scoring, smollm2, training, world
 from helpers.align_reward import Config
 from helpers.pairs import ASSISTANT, HUMAN, frame, parse
 
@@ -67,6 +68,23 @@ def test_the_same_seed_gives_the_same_model_and_another_another(trained):
     states = [t.network.model.state_dict() for t in (trained, again, other)]
     assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
     assert any(not torch.equal(value, states[2][key]) for key, value in states[0].items())
+    pd.testing.assert_frame_equal(again.history, trained.history)
+    assert other.history["loss"].tolist() != trained.history["loss"].tolist()
+
+
+def test_adapters_follow_the_seed_too():
+    config = CONFIG._replace(lora_rank=2, epochs=1)
+    logs = []
+    for before, seed in ((1, 0), (2, 0), (2, 1)):
+        torch.manual_seed(before)  # what happened before must not matter
+        logs.append(align_reward.train(small(), make(16), config, seed).history["loss"].tolist())
+    assert logs[0] == logs[1] != logs[2]
+
+
+def test_a_run_that_diverges_is_stopped_and_kept():
+    config = CONFIG._replace(learning_rate=float("inf"), logging_steps=1)
+    lost = align_reward.train(small(), make(32), config, seed=0)
+    assert "is nan at step" in lost.stopped and 0 < len(lost.history) < 12
 
 
 def test_what_comes_back_is_ready_to_score_and_the_threads_are_as_before(trained):
@@ -135,7 +153,7 @@ def test_padding_that_ends_a_text_is_refused():
 
 @pytest.mark.slow
 def test_smollm2_is_tuned_with_lora_on_eight_pairs(tmp_path, monkeypatch):
-    monkeypatch.setattr(featurecache, "project_root", lambda: tmp_path)
+    monkeypatch.setenv("ELEPHANT_CACHE", str(tmp_path))
     network, data = smollm2.load(torch.float32), make(8)
     config = align_reward.LORA._replace(autocast=True, epochs=3, threads=None)
     trained = align_reward.train(network, data, config, seed=0)

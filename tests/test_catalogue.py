@@ -1,10 +1,11 @@
+import json
 from pathlib import Path
 
 import pytest
 import yaml
 from huggingface_hub import errors
 
-from helpers import catalogue, hh, paper, templates
+from helpers import catalogue, claims, hh, ledger, paper, stats, templates
 
 TABLE_4 = [model for model in catalogue.rows() if model.paper]
 FACTS = set(catalogue.Row._fields) - {"name", "paper", "kind", "note", "known_by", "status"}
@@ -152,3 +153,41 @@ def test_the_local_cache_counts_only_with_files_that_can_be_loaded(tmp_path, mon
 
 def test_memory_is_a_plausible_number():
     assert 0.5 < catalogue.memory_gib() < 100_000
+
+
+def test_what_is_measured_of_a_model_stands_beside_its_cell_of_table_4(tmp_path, monkeypatch):
+    model = catalogue.row("Pythia-6.9B")
+    monkeypatch.setenv("ELEPHANT_RUN", str(tmp_path / "context.json"))
+    context = dict(notebook="x", ledger=str(tmp_path / "x.jsonl"), artifacts=str(tmp_path / "x"))
+    context |= dict(upstream={}, commit="", data={}, code="", device="")
+    (tmp_path / "context.json").write_text(json.dumps(context), encoding="utf-8")
+    run = ledger.start("x", profile="smoke", seed=0)
+    options = dict(unit="share", labels="original", scope="substitute")
+    name = ledger.slug(model.name)
+    share = stats.wilson(120, 200)
+    run.record(f"rm.harmless-base.{name}.accuracy", share, **options)
+    run.record(f"rm.mixture.{name}.accuracy", stats.wilson(500, 800), **options)
+    run.record(f"rm.helpful-base.{name}.accuracy", None, **options)
+    run.record(f"rmworld.helpful-online.{name}.accuracy", share, **options)
+    found = catalogue.table_4(run.rows)
+    assert [cell.id for cell, *_ in found] == [c.id for c in paper.cells() if c.table == 4]
+    assert all(row.paper == cell.row for cell, row, _ in found)
+    beside = {cell.column: e for cell, row, e in found if e is not None}
+    assert all(row is model for _, row, e in found if e is not None)
+    assert set(beside) == {"harmless_base", "test_mixed"}
+    assert beside["harmless_base"] == (60, 100 * share.low, 100 * share.high, 200, share.method)
+    assert beside["test_mixed"].value == 62.5
+
+    for cell, row, estimate in found:
+        options = dict(unit=cell.unit, published=cell.value)
+        run.record(cell.id, None, labels="humans", scope="paper", note="not run", **options)
+        if estimate is not None:
+            options |= dict(labels="original", scope="substitute", model=row.name)
+            run.record(f"{cell.id}.substitute", estimate, **options)
+    verdicts = {
+        (v.id, v.scope): v.outcome
+        for v in claims.verdicts(run.rows)
+        if v.what.startswith("Table 4")
+    }
+    ran = {key for key, outcome in verdicts.items() if outcome != claims.NOT_RUN}
+    assert ran == {(c.id, "substitute") for c, _, e in found if e is not None}

@@ -6,7 +6,7 @@ import tiny_models
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from helpers import checkpoints, embeddings, featurecache, rewards, scoring, smollm2, templates
+from helpers import checkpoints, embeddings, rewards, scoring, smollm2, templates
 from helpers.pairs import ASSISTANT, HUMAN, frame, parse
 
 GOOD = ["Sure, here is how you do it.", "Happy to help you with that.", "Here is a clear answer."]
@@ -15,7 +15,7 @@ BAD = ["That is a stupid question.", "Leave me alone.", "I hate you, go away."]
 
 @pytest.fixture(autouse=True)
 def empty(tmp_path, monkeypatch):
-    monkeypatch.setattr(featurecache, "project_root", lambda: tmp_path)
+    monkeypatch.setenv("ELEPHANT_CACHE", str(tmp_path))
 
 
 def make(n: int, seed: int = 0, wrong: float = 0.0, prompts: int = 1_000):

@@ -6,7 +6,7 @@ from helpers import featurecache
 
 @pytest.fixture(autouse=True)
 def empty(tmp_path, monkeypatch):
-    monkeypatch.setattr(featurecache, "project_root", lambda: tmp_path)
+    monkeypatch.setenv("ELEPHANT_CACHE", str(tmp_path))
     monkeypatch.setattr(featurecache, "CHUNK", 4)
 
 

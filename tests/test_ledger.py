@@ -111,3 +111,8 @@ def test_by_hand_the_ledger_goes_to_the_interactive_folder(tmp_path, monkeypatch
     run.record("a.b", 1, unit="count", labels="none")
     assert run.path == tmp_path / "build" / "interactive" / "ledger" / "00_test.jsonl"
     assert ledger.read(run.path)[0]["code"] == "interactive"
+
+
+def test_a_name_becomes_a_part_of_an_id(run):
+    assert ledger.slug(" TF-IDF, 1,000 labels (20 % wrong) ") == "tf-idf-1-000-labels-20-wrong"
+    run.record(f"a.{ledger.slug('SmolLM2 head')}.b", 1, unit="count", labels="none")

@@ -2,14 +2,14 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import featurecache, minilm
+from helpers import minilm
 
 TEXTS = ["cat", "kitten", "stocks", "", "A longer sentence about a cat, with commas.", "猫 🐈 \0"]
 
 
 @pytest.fixture(autouse=True)
 def empty(tmp_path, monkeypatch):
-    monkeypatch.setattr(featurecache, "project_root", lambda: tmp_path)
+    monkeypatch.setenv("ELEPHANT_CACHE", str(tmp_path))
 
 
 def plain(text):
@@ -26,6 +26,15 @@ def test_texts_of_a_batch_get_what_each_gets_by_itself():
     found = minilm.vectors(TEXTS)
     np.testing.assert_allclose(found, np.stack([plain(text) for text in TEXTS]), atol=1e-5)
     np.testing.assert_allclose((found**2).sum(1), 1, atol=1e-5)
+
+
+def test_what_is_computed_anew_equals_what_is_kept_and_says_what_it_took():
+    now, report = minilm.vectors_now(TEXTS)
+    np.testing.assert_allclose(now, minilm.vectors(TEXTS), atol=1e-6)
+    lengths = [len(minilm._encoder()[0](text).input_ids) for text in TEXTS]
+    assert report.tokens_plain == report.tokens_needed == sum(lengths)
+    assert report.tokens_computed == len(TEXTS) * max(lengths), "one batch, padded to the longest"
+    assert (report.texts, report.dtype, report.shared) == (len(TEXTS), "float32", False)
 
 
 def test_like_meanings_are_near():

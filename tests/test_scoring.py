@@ -201,7 +201,7 @@ def test_order_and_company_do_not_matter(toy):
 
 def test_pooled_is_what_the_head_sees(toy):
     network = toy("gptj")
-    states = scoring.pooled(network, PROMPTS, RESPONSES)
+    states, report = scoring.pooled(network, PROMPTS, RESPONSES)
     head = network.model.score
     assert states.shape == (len(DATA), 32) and states.dtype == np.float32
     by_hand = states @ head.weight.detach().numpy()[0]
@@ -209,7 +209,14 @@ def test_pooled_is_what_the_head_sees(toy):
         by_hand = by_hand + head.bias.item()
     np.testing.assert_allclose(by_hand, plain(network), rtol=0, atol=1e-5)
     bare = network._replace(model=getattr(network.model, network.model.base_model_prefix))
-    np.testing.assert_array_equal(scoring.pooled(bare, PROMPTS, RESPONSES), states)
+    np.testing.assert_array_equal(scoring.pooled(bare, PROMPTS, RESPONSES)[0], states)
+    # The head is next to nothing: what is counted is what scores count.
+    counted = ("texts", "distinct", "cached", "truncated", "tokens_plain", "tokens_needed",
+               "tokens_computed", "padding_share", "dtype", "device", "shared", "note")  # fmt: skip
+    other = scoring.scores(network, PROMPTS, RESPONSES)[1]
+    assert [getattr(report, k) for k in counted] == [getattr(other, k) for k in counted]
+    assert report.tokens_per_second * report.seconds == pytest.approx(report.tokens_needed)
+    assert report.pairs_per_second * report.seconds == pytest.approx(report.distinct / 2)
 
 
 def test_bfloat16_is_near_and_the_head_is_not_rounded(toy):
@@ -386,7 +393,8 @@ def test_unusual_texts_are_scored_truncated_and_counted(toy):
 def test_no_texts_at_all(toy):
     found, report = scoring.scores(toy(), [], [])
     assert found.shape == (0,) and report.texts == report.tokens_computed == 0
-    assert scoring.pooled(toy(), [], []).shape == (0, 32)
+    states, report = scoring.pooled(toy(), [], [])
+    assert states.shape == (0, 32) and report.tokens_computed == report.padding_share == 0
 
 
 def test_networks_and_texts_that_cannot_be_scored_are_refused(toy):

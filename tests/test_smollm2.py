@@ -10,7 +10,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from helpers import featurecache, scoring, smollm2, templates
+from helpers import scoring, smollm2, templates
 
 CHATML = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
 TINY = dict(
@@ -32,7 +32,7 @@ RESPONSES = [" Still fine.", " Still fine, and you? What else?", " Two.", "", " 
 @pytest.fixture
 def tiny(tokenizer, tmp_path, monkeypatch):
     """``(causal model, classifier, tokenizer)`` in the place of SmolLM2."""
-    monkeypatch.setattr(featurecache, "project_root", lambda: tmp_path)
+    monkeypatch.setenv("ELEPHANT_CACHE", str(tmp_path))
     made = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token="<|im_start|>",
@@ -82,9 +82,35 @@ def test_hidden_states_are_those_of_the_last_token(tiny):
         np.testing.assert_allclose(row, last.numpy(), atol=1e-4)
 
 
+def test_what_is_computed_anew_equals_what_is_kept_and_says_what_it_took(tiny):
+    for kept, now in (
+        (smollm2.hidden_states, smollm2.states_now),
+        (smollm2.log_likelihood, smollm2.log_likelihood_now),
+    ):
+        values, report = now(PROMPTS, RESPONSES)
+        np.testing.assert_allclose(values, kept(PROMPTS, RESPONSES), rtol=1e-4, atol=1e-5)
+        assert report.texts == 5 and report.cached == 0 and report.truncated == 0
+        assert 0 < report.tokens_needed < report.tokens_plain, "prompts are shared"
+        assert report.tokens_needed <= report.tokens_computed
+        share = 1 - report.tokens_needed / report.tokens_computed
+        assert report.padding_share == pytest.approx(share)
+
+
+def test_texts_that_lose_their_beginning_are_counted(tiny, monkeypatch):
+    _, _, made = tiny
+    chat = templates.chat(made)
+    whole = [
+        len(made(chat.render(p, r).rstrip("\n")).input_ids) for p, r in zip(PROMPTS, RESPONSES)
+    ]
+    monkeypatch.setattr(smollm2, "TOKENS", 24)
+    report = smollm2.log_likelihood_now(PROMPTS, RESPONSES)[1]
+    assert report.truncated == sum(n > 24 for n in whole) > 0
+    assert report.tokens_plain == sum(min(n, 24) for n in whole)
+
+
 @pytest.mark.slow
 def test_the_real_model_prefers_sense(tmp_path, monkeypatch):
-    monkeypatch.setattr(featurecache, "project_root", lambda: tmp_path)
+    monkeypatch.setenv("ELEPHANT_CACHE", str(tmp_path))
     prompt = "\n\nHuman: What is the capital of France?\n\nAssistant:"
     said = ["The capital of France is Paris.", "Paris is France of capital the.", "Xq zzv."]
     best, mixed, noise = smollm2.log_likelihood([prompt] * 3, said)[:, 0]

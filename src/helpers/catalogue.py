@@ -14,7 +14,8 @@ from typing import NamedTuple
 import psutil
 import yaml
 
-from helpers import downloads, hh
+from helpers import downloads, hh, ledger, paper
+from helpers.stats import Estimate
 
 # Beside the weights: activations of one batch, the runtime, and whatever else runs here.
 ROOM = 1.25
@@ -99,6 +100,28 @@ def reach(model: Row) -> tuple[bool, str]:
     where = "on the hub" if missing else "in the local cache"
     allow = f"; needs {' and '.join(by_name)}, to be allowed by name" if by_name else ""
     return True, where + allow
+
+
+def table_4(measured: Mapping[str, dict]) -> list[tuple[paper.Cell, Row, Estimate | None]]:
+    """Every cell of Table 4, its model, and what was measured of that model in its place.
+
+    ``measured`` are ledger rows by id. The measured accuracy is that on the same test set's
+    original labels (row ``rm.<test set>.<model>.accuracy``), in percent as the paper prints it; it
+    stands beside the cell and never in it. None where there is no such row.
+    """
+    models = {model.paper: model for model in rows() if model.paper}
+    sets = {paper.slug(key): subset for key, subset in paper.HH_SUBSET.items()}
+    sets[paper.slug("test_mixed")] = "mixture"
+    found = []
+    for cell in (cell for cell in paper.cells() if cell.table == 4):
+        model = models[cell.row]
+        row = measured.get(f"rm.{sets[paper.slug(cell.column)]}.{ledger.slug(model.name)}.accuracy")
+        estimate = None
+        if row is not None and row["value"] is not None:
+            ends = (None if row[k] is None else 100 * row[k] for k in ("low", "high"))
+            estimate = Estimate(100 * row["value"], *ends, row["n"], row["method"])
+        found.append((cell, model, estimate))
+    return found
 
 
 def memory_gib() -> float:

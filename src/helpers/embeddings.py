@@ -13,7 +13,7 @@ import pandas as pd
 from sklearn.linear_model import LogisticRegressionCV
 from sklearn.model_selection import GroupKFold
 
-from helpers import bundled, checkpoints, minilm, pairs, rewards, smollm2, splits
+from helpers import bundled, checkpoints, minilm, pairs, rewards, scoring, smollm2, splits
 
 Features = Callable[[Sequence[str], Sequence[str]], np.ndarray]
 Learner = Callable[[pd.DataFrame, int], rewards.Scorer]
@@ -131,6 +131,24 @@ def warm(data: pd.DataFrame, features: Features, *, progress: bool = True) -> No
     features(prompts, responses, progress=progress)
 
 
+def as_network(scorer: rewards.Scorer, dtype: str) -> scoring.Network:
+    """A fitted ``smollm2_bt`` as a network that :mod:`helpers.scoring` can score with.
+
+    The layers are in ``dtype`` ("float32" or "bfloat16"), the head in float32. Raises TypeError for
+    any other scorer.
+    """
+    head = scorer.score
+    if not isinstance(head, Head) or head.features is not smollm2.hidden_states:
+        raise TypeError(f"{scorer.name} is no head on SmolLM2; give what smollm2_bt returned")
+    import torch
+
+    made = smollm2.load(getattr(torch, dtype))
+    made.model.score.float().weight.data = torch.tensor(
+        head.weights[None], dtype=torch.float32, device=made.model.device
+    )
+    return made
+
+
 def save_reward_model(scorer: rewards.Scorer, folder: Path) -> Path:
     """Write a fitted ``smollm2_bt`` as a stock ``LlamaForSequenceClassification``; returns it.
 
@@ -139,13 +157,7 @@ def save_reward_model(scorer: rewards.Scorer, folder: Path) -> Path:
     :func:`helpers.checkpoints.load` read. The layers are in bfloat16 as they came, the head in
     float32, so a float32 load loses nothing. Raises TypeError for any other scorer.
     """
-    head = scorer.score
-    if not isinstance(head, Head) or head.features is not smollm2.hidden_states:
-        raise TypeError(f"{scorer.name} is no head on SmolLM2; give what smollm2_bt returned")
-    import torch
-
-    made = smollm2.load(torch.bfloat16)
-    made.model.score.float().weight.data = torch.tensor(head.weights[None], dtype=torch.float32)
+    made = as_network(scorer, "bfloat16")
     made.model.save_pretrained(folder)
     made.tokenizer.save_pretrained(folder)
     checkpoints.describe(

@@ -1,6 +1,6 @@
 """Features of texts on disk, by content: what has been computed once is not computed again.
 
-One SQLite file under ``build/cache``. A chunk is committed as soon as it is computed, so a killed
+One SQLite file in the cache folder. A chunk is committed as soon as it is computed, so a killed
 run goes on where it stopped. Deleting the file costs time and nothing else.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from helpers.ledger import project_root
+from helpers.ledger import cache_folder
 
 # Texts between two commits: some seconds of work for a small language model on a CPU.
 CHUNK = 128
@@ -23,7 +23,7 @@ _SCHEMA = "CREATE TABLE IF NOT EXISTS features (key BLOB PRIMARY KEY, vector BLO
 
 def path() -> Path:
     """Where the features are kept."""
-    return project_root() / "build" / "cache" / "features.sqlite"
+    return cache_folder() / "features.sqlite"
 
 
 def features(

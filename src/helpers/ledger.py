@@ -73,6 +73,7 @@ class Run:
         model: str = "",
         revision: str = "",
         note: str = "",
+        tolerance: float | None = None,
     ) -> float | None:
         """Write one result row and return its value.
 
@@ -80,8 +81,9 @@ class Run:
         and method. ``published`` is the paper's printed number that it stands beside and
         ``beside`` says where that is printed. ``labels`` names whose votes the number rests on
         (one of ``LABELS``: "none" where no label is used, "printed" for arithmetic on the paper's
-        tables). Raises ValueError for a malformed or repeated id, an infinite value, or an
-        interval that does not hold its value.
+        tables). ``tolerance``, in the number's unit, is how far it may be from the last good
+        night's where :func:`helpers.drift.tolerance` would allow less. Raises ValueError for a
+        malformed or repeated id, an infinite value, or an interval that does not hold its value.
         """
         low = high = None
         if isinstance(value, Estimate):
@@ -90,13 +92,15 @@ class Run:
             value = value.value
         row = dict(id=id, kind="result", value=value, low=low, high=high, n=n, method=method)
         row |= dict(unit=unit, scope=scope, labels=labels, published=published, beside=beside)
-        return self._write(row | dict(model=model, revision=revision, note=note))
+        row |= dict(model=model, revision=revision, note=note, tolerance=tolerance)
+        return self._write(row)
 
     def measure(self, id: str, value: float, *, unit: str, note: str = "") -> float | None:
         """Write one measurement row: seconds, rates, memory. Never compared between runs."""
         row = dict(id=id, kind="measurement", value=value, low=None, high=None, n=None)
         row |= dict(method="", unit=unit, scope="paper", labels="none", published=None, beside="")
-        return self._write(row | dict(model="", revision="", note=note))
+        row |= dict(model="", revision="", note=note, tolerance=None)
+        return self._write(row)
 
     def _write(self, row: dict) -> float | None:
         row = _checked(row)
@@ -184,6 +188,11 @@ def by_id(rows: Iterable[dict]) -> dict[str, dict]:
     return {row["id"]: row for row in rows}
 
 
+def slug(name: str) -> str:
+    """A name as a part of a ledger id: lower case, and dashes for all but letters and digits."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
 def results_only(rows: Iterable[dict]) -> list[dict]:
     """The comparable part of the result rows, sorted by id: equal lists mean equal results."""
     kept = [{k: row[k] for k in RESULT_FIELDS} for row in rows if row["kind"] == "result"]
@@ -199,12 +208,14 @@ def _checked(row: dict) -> dict:
     for field, allowed in (("kind", KINDS), ("scope", SCOPES), ("labels", LABELS)):
         if row[field] not in allowed:
             raise ValueError(f"{row['id']}: {field} is {row[field]!r}, not one of {allowed}")
-    for field in ("value", "low", "high", "published"):
+    for field in ("value", "low", "high", "published", "tolerance"):
         row[field] = _number(row["id"], field, row[field])
     row["n"] = None if row["n"] is None else int(row["n"])
     value, low, high = row["value"], row["low"], row["high"]
     if (low is None) != (high is None):
         raise ValueError(f"{row['id']}: an interval needs both ends, got {low} and {high}")
+    if (row["tolerance"] or 0.0) < 0:
+        raise ValueError(f"{row['id']}: its tolerance is {row['tolerance']}, below zero")
     # A rounding error of the last place is no contradiction; anything larger is a mistake.
     slack = 1e-9 * max(1.0, abs(value or 0.0))
     if low is not None and not row["method"]:
@@ -255,6 +266,12 @@ def project_root() -> Path:
     raise FileNotFoundError(
         f"no Snakefile in {here} or above it: run this from inside a checkout of the supplement"
     )
+
+
+def cache_folder() -> Path:
+    """Where features and finished jobs are kept from run to run: ``build/cache``, or the folder
+    that ``ELEPHANT_CACHE`` names. A nightly run names a new one, so that it computes everything."""
+    return Path(os.environ.get("ELEPHANT_CACHE") or project_root() / "build" / "cache")
 
 
 def git_commit() -> str:

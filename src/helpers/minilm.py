@@ -1,11 +1,12 @@
 """Sentence embeddings by the bundled all-MiniLM-L6-v2 (Reimers and Gurevych 2019), kept on disk."""
 
+import time
 from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
 
-from helpers import bundled, featurecache
+from helpers import bundled, featurecache, scoring
 
 # The encoder was trained on texts of at most 256 tokens (its sentence_bert_config.json).
 TOKENS = 256
@@ -23,9 +24,44 @@ def vectors(
     kind = f"{bundled.MINILM_NAME}, {TOKENS} tokens, cut on the {truncation}, float32"
 
     def compute(_prompts, chunk: list[str]) -> np.ndarray:
-        return _embed(chunk, truncation)
+        return vectors_now(chunk, truncation=truncation)[0]
 
     return featurecache.features(kind, [""] * len(texts), texts, compute, progress=progress)
+
+
+def vectors_now(
+    texts: Sequence[str], *, truncation: str = "right"
+) -> tuple[np.ndarray, scoring.Report]:
+    """:func:`vectors` computed in any case, and what that took.
+
+    The mean is over all tokens with both markers, as in training.
+    """
+    import torch
+
+    started = time.perf_counter()
+    tokenizer, model = _encoder()
+    tokenizer.truncation_side = truncation
+    found = np.empty((len(texts), model.config.hidden_size), dtype=np.float32)
+    needed = computed = 0
+    order = np.argsort([len(text) for text in texts], kind="stable")
+    for start in range(0, len(order), _BATCH):
+        chosen = order[start : start + _BATCH]
+        inputs = tokenizer(
+            # A lone half of a surrogate pair, which a model may write, has no encoding.
+            [texts[i].encode("utf-8", "replace").decode() for i in chosen],
+            truncation=True,
+            max_length=TOKENS,
+            padding=True,
+            return_tensors="pt",
+        )
+        with torch.inference_mode():
+            states = model(**inputs).last_hidden_state
+        mask = inputs["attention_mask"][..., None]
+        needed, computed = needed + int(mask.sum()), computed + mask.numel()
+        means = (states * mask).sum(1) / mask.sum(1)
+        found[chosen] = torch.nn.functional.normalize(means, dim=1).numpy()
+    counts = dict(tokens_plain=needed, tokens_needed=needed, tokens_computed=computed)
+    return found, scoring.report(model, started, texts=len(texts), distinct=len(texts), **counts)
 
 
 def of_response(
@@ -62,29 +98,3 @@ def _encoder():
     logging.disable_progress_bar()  # of loading; it would stay in the page as an error stream
     model = AutoModel.from_pretrained(folder, dtype="float32")
     return AutoTokenizer.from_pretrained(folder), model.eval().requires_grad_(False)
-
-
-def _embed(texts: list[str], truncation: str) -> np.ndarray:
-    """Shape (n, 384). The mean is over all tokens with both markers, as in training."""
-    import torch
-
-    tokenizer, model = _encoder()
-    tokenizer.truncation_side = truncation
-    found = np.empty((len(texts), model.config.hidden_size), dtype=np.float32)
-    order = np.argsort([len(text) for text in texts], kind="stable")
-    for start in range(0, len(order), _BATCH):
-        chosen = order[start : start + _BATCH]
-        inputs = tokenizer(
-            # A lone half of a surrogate pair, which a model may write, has no encoding.
-            [texts[i].encode("utf-8", "replace").decode() for i in chosen],
-            truncation=True,
-            max_length=TOKENS,
-            padding=True,
-            return_tensors="pt",
-        )
-        with torch.inference_mode():
-            states = model(**inputs).last_hidden_state
-        mask = inputs["attention_mask"][..., None]
-        means = (states * mask).sum(1) / mask.sum(1)
-        found[chosen] = torch.nn.functional.normalize(means, dim=1).numpy()
-    return found

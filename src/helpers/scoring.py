@@ -175,16 +175,42 @@ def pooled(
     most_rows: int | None = None,
     padding: str = "right",
     progress: bool | None = None,
-) -> np.ndarray:
+) -> tuple[np.ndarray, Report]:
     """Hidden state at the last real token of each text, float32 of shape (n, d): what the head
-    sees. Options and errors as for :func:`scores`; the model needs no head."""
+    sees; and what the call did. Options and errors as for :func:`scores`; the model needs no head.
+    """
+    started = time.perf_counter()
     inputs = _encode(network, prompts, responses)
     found = np.zeros((len(inputs.tokens), network.model.config.hidden_size), dtype=np.float32)
     everything = range(len(inputs.tokens))
     plan = _plan(network.model, inputs, everything, token_budget, shared_prefix, most_rows)
+    done = None
     for done in _run(network, inputs, plan, padding, progress):
         found[done.texts] = done.states.float().cpu().numpy()
-    return found[inputs.of]
+    return found[inputs.of], _report(network, inputs, plan, len(everything), done, started)
+
+
+def report(model: Any, started: float, **counts: Any) -> Report:
+    """The report of a call of ``model`` that began at ``started`` (:func:`time.perf_counter`) and
+    ends now. ``counts`` are the fields of :class:`Report` that cannot be had from these two."""
+    counts = dict(cached=0, truncated=0, replaced=0, shared=False, note="") | counts
+    needed, computed = counts["tokens_needed"], counts["tokens_computed"]
+    seconds = time.perf_counter() - started
+    if model.device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(model.device)
+    else:
+        unit = 1 if sys.platform == "darwin" else 1024
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return Report(
+        **counts,
+        padding_share=1 - needed / computed if computed else 0.0,
+        seconds=seconds,
+        tokens_per_second=needed / seconds,
+        pairs_per_second=(counts["distinct"] - counts["cached"]) / 2 / seconds,
+        peak_memory=peak,
+        dtype=str(model.dtype).removeprefix("torch."),
+        device=model.device.type,
+    )
 
 
 def tokens(network: Network, prompts: Sequence[str], responses: Sequence[str]) -> list[np.ndarray]:
@@ -253,33 +279,20 @@ def _run(network, inputs: Inputs, plan: _Plan, padding: str, progress) -> Iterat
 
 
 def _report(network, inputs: Inputs, plan: _Plan, todo: int, done, started: float) -> Report:
-    device = network.model.device
-    seconds = time.perf_counter() - started
-    computed = done.computed if done else 0
     notes = [f"prefix not shared: {plan.reason}"] if plan.reason else []
     if done and done.halved:
         notes.append(f"memory ran out {done.halved} times; batches were halved")
-    if device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated(device)
-    else:
-        unit = 1 if sys.platform == "darwin" else 1024
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return Report(
+    return report(
+        network.model,
+        started,
         texts=len(inputs.of),
         distinct=len(inputs.tokens),
+        tokens_plain=plan.plain,
+        tokens_needed=plan.needed,
+        tokens_computed=done.computed if done else 0,
         cached=len(inputs.tokens) - todo,
         truncated=inputs.truncated,
         replaced=inputs.replaced,
-        tokens_plain=plan.plain,
-        tokens_needed=plan.needed,
-        tokens_computed=computed,
-        padding_share=1 - plan.needed / computed if computed else 0.0,
-        seconds=seconds,
-        tokens_per_second=plan.needed / seconds,
-        pairs_per_second=todo / 2 / seconds,
-        peak_memory=peak,
-        dtype=str(network.model.dtype).removeprefix("torch."),
-        device=device.type,
         shared=not plan.reason,
         note="; ".join(notes),
     )

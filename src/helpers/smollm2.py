@@ -1,6 +1,7 @@
 """The bundled SmolLM2-135M-Instruct as a source of features and of log-probabilities, both kept on
 disk by content."""
 
+import time
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -32,10 +33,17 @@ def hidden_states(
     facts = (made.revision, made.name, made.template.hash, made.max_tokens, made.model.dtype)
 
     def compute(p: list[str], r: list[str]) -> np.ndarray:
-        return scoring.pooled(made, p, r, progress=False)
+        return states_now(p, r)[0]
 
     kind = f"hidden state {facts}"
     return featurecache.features(kind, prompts, responses, compute, progress=progress)
+
+
+def states_now(
+    prompts: Sequence[str], responses: Sequence[str]
+) -> tuple[np.ndarray, scoring.Report]:
+    """:func:`hidden_states` computed in any case, and what that took."""
+    return scoring.pooled(network(), prompts, responses, progress=False)
 
 
 def log_likelihood(
@@ -51,9 +59,72 @@ def log_likelihood(
     kind = f"log-likelihood {(bundled.SMOLLM2_NAME, chat.hash, TOKENS, model.dtype)}"
 
     def compute(p: list[str], r: list[str]) -> np.ndarray:
-        return _log_likelihood(model, made, chat, p, r)[:, None]
+        return log_likelihood_now(p, r)[0]
 
     return featurecache.features(kind, prompts, responses, compute, progress=progress)
+
+
+def log_likelihood_now(
+    prompts: Sequence[str], responses: Sequence[str]
+) -> tuple[np.ndarray, scoring.Report]:
+    """:func:`log_likelihood` computed in any case, and what that took.
+
+    Responses to one prompt share a row, as in :mod:`helpers.scoring`.
+    """
+    import torch
+
+    model, made = _causal()
+    if model.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    started = time.perf_counter()
+    chat, computed = templates.chat(made), 0
+    texts, begins, groups, cuts = [], [], {}, 0
+    for i, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+        # What follows the end of the turn says nothing and would only dilute the mean.
+        tokens = _tokens(made, chat.render(prompt, response).rstrip("\n"))
+        probes = [_tokens(made, chat.render(prompt, probe)) for probe in _PROBES]
+        cut = max(0, len(tokens) - TOKENS)
+        cuts += cut > 0
+        texts.append(tokens[cut:])
+        # The first token has nothing before it, so no model says how likely it is.
+        begins.append(max(1, batches.common_prefix(probes) - cut))
+        groups.setdefault(prompt, []).append(i)
+    rows = batches.rows(texts, list(groups.values()), model.config.hidden_size, _BUDGET)
+    means = np.empty(len(texts))
+    for batch in batches.batches(rows, _BUDGET, None):
+        layout = batches.layout(texts, batch, made.pad_token_id, "right")
+        computed += layout.tokens.size
+        hidden = ~forward.visible(torch.from_numpy(layout.segments).to(model.device))[:, None]
+        mask = torch.zeros(hidden.shape, dtype=model.dtype, device=model.device)
+        mask.masked_fill_(hidden, torch.finfo(model.dtype).min)
+        with torch.inference_mode():
+            states = model.model(
+                input_ids=torch.from_numpy(layout.tokens).to(model.device),
+                position_ids=torch.from_numpy(layout.positions).to(model.device),
+                attention_mask=mask,
+                use_cache=False,
+            ).last_hidden_state
+            for i, row, last in zip(layout.texts, layout.row, layout.last):
+                prefix = batch[row].prefix
+                own = len(texts[i]) - prefix
+                columns = np.r_[:prefix, last - own + 1 : last + 1]
+                # Position t says how likely token t + 1 is; only the response's tokens count.
+                before = states[row, columns[begins[i] - 1 : -1]]
+                log_p = model.lm_head(before).float().log_softmax(-1)
+                wanted = torch.from_numpy(texts[i][begins[i] :]).to(model.device)
+                means[i] = log_p.gather(-1, wanted[:, None]).mean().item()
+    done = scoring.report(
+        model,
+        started,
+        texts=len(texts),
+        distinct=len(texts),
+        tokens_plain=sum(map(len, texts)),
+        tokens_needed=sum(row.length for row in rows),
+        tokens_computed=computed,
+        truncated=cuts,
+        shared=True,
+    )
+    return means[:, None], done
 
 
 def chat_name() -> str:
@@ -126,46 +197,6 @@ def _causal():
         bundled.smollm2_model(), dtype=scoring.best_dtype(_device())
     )
     return model.to(_device()).eval().requires_grad_(False), tokenizer()
-
-
-def _log_likelihood(model, made, chat, prompts: list[str], responses: list[str]) -> np.ndarray:
-    """Shape (n,). Responses to one prompt share a row, as in :mod:`helpers.scoring`."""
-    import torch
-
-    texts, begins, groups = [], [], {}
-    for i, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
-        # What follows the end of the turn says nothing and would only dilute the mean.
-        tokens = _tokens(made, chat.render(prompt, response).rstrip("\n"))
-        probes = [_tokens(made, chat.render(prompt, probe)) for probe in _PROBES]
-        cut = max(0, len(tokens) - TOKENS)
-        texts.append(tokens[cut:])
-        # The first token has nothing before it, so no model says how likely it is.
-        begins.append(max(1, batches.common_prefix(probes) - cut))
-        groups.setdefault(prompt, []).append(i)
-    rows = batches.rows(texts, list(groups.values()), model.config.hidden_size, _BUDGET)
-    means = np.empty(len(texts))
-    for batch in batches.batches(rows, _BUDGET, None):
-        layout = batches.layout(texts, batch, made.pad_token_id, "right")
-        hidden = ~forward.visible(torch.from_numpy(layout.segments).to(model.device))[:, None]
-        mask = torch.zeros(hidden.shape, dtype=model.dtype, device=model.device)
-        mask.masked_fill_(hidden, torch.finfo(model.dtype).min)
-        with torch.inference_mode():
-            states = model.model(
-                input_ids=torch.from_numpy(layout.tokens).to(model.device),
-                position_ids=torch.from_numpy(layout.positions).to(model.device),
-                attention_mask=mask,
-                use_cache=False,
-            ).last_hidden_state
-            for i, row, last in zip(layout.texts, layout.row, layout.last):
-                prefix = batch[row].prefix
-                own = len(texts[i]) - prefix
-                columns = np.r_[:prefix, last - own + 1 : last + 1]
-                # Position t says how likely token t + 1 is; only the response's tokens count.
-                before = states[row, columns[begins[i] - 1 : -1]]
-                log_p = model.lm_head(before).float().log_softmax(-1)
-                wanted = torch.from_numpy(texts[i][begins[i] :]).to(model.device)
-                means[i] = log_p.gather(-1, wanted[:, None]).mean().item()
-    return means
 
 
 def _tokens(made, text: str) -> np.ndarray:
