@@ -11,6 +11,8 @@ with open(config["plan"]) as file:
     plan = json.load(file)
 
 NOTEBOOKS = plan["notebooks"]
+# What `elephant plan` says of each notebook that has to run; a cluster reserves it, a local run does not look.
+ASKED = plan["resources"]
 RECEIPT = plan["build"] + "/receipts/{name}.json"
 
 
@@ -24,5 +26,12 @@ rule notebook:
         lambda wildcards: expand(RECEIPT, name=NOTEBOOKS[wildcards.name]["upstream"]),
     output:
         RECEIPT,
+    # A notebook that trains hands its jobs to as many processes as there are cores.
+    threads:
+        lambda wildcards: workflow.cores if NOTEBOOKS[wildcards.name]["training"] else 1
+    resources:
+        gpu=lambda wildcards: ASKED[wildcards.name]["gpu"],
+        mem_mb=lambda wildcards: ASKED[wildcards.name]["mem_mb"],
+        runtime=lambda wildcards: ASKED[wildcards.name]["runtime"],
     shell:
         "{sys.executable:q} -m helpers.runner {config[plan]:q} {wildcards.name}"

@@ -18,7 +18,18 @@ def elephant(*arguments, **options):
     )
 
 
-COMMANDS = [[], ["run"], ["book"], ["claims"], ["audit-data"], ["audit-rm"], ["doctor"]]
+COMMANDS = [
+    [],
+    ["run"],
+    ["book"],
+    ["plan"],
+    ["record"],
+    ["claims"],
+    ["audit-data"],
+    ["audit-rm"],
+    ["nightly"],
+    ["doctor"],
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -36,9 +47,14 @@ def test_help_says_what_each_command_does(command, capsys):
         (["fly"], "invalid choice: 'fly'"),
         (["run", "--profile", "huge"], "invalid choice: 'huge'"),
         (["run", "--cores", "0"], "'0' is not a positive whole number"),
+        (["run", "--executor", "moon"], "invalid choice: 'moon'"),
+        (["plan", "--device", "abacus"], "invalid choice: 'abacus'"),
         (["book", "extra"], "unrecognized arguments: extra"),
         (["audit-data"], "the following arguments are required: FILE"),
         (["audit-data", "x", "--seed", "one"], "invalid int value: 'one'"),
+        (["nightly", "--keep", "0"], "'0' is not a positive whole number"),
+        (["nightly", "--accept"], "argument --accept: expected one argument"),
+        (["nightly", "--test-alarm", "--check", "3"], "not allowed with argument"),
         (["audit-rm"], "the following arguments are required: MODEL"),
         (["audit-rm", "x", "--pairs", "0"], "'0' is not a positive whole number"),
         (["audit-rm", "x", "--dtype", "int8"], "invalid choice: 'int8'"),

@@ -1,143 +1,31 @@
 """The ``elephant`` command (also ``python -m helpers``)."""
 
-import argparse
-import json
 import os
-import subprocess
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from helpers import book, claims, doctor, hh, ledger, plan, relabelling, runner
-
-DATA_HELP = "a .jsonl, .json or .parquet file of pairs, or hh (default): HH-RLHF's test sets"
-PROFILE_HELP = "smoke (minutes), cpu (default), gpu (one card) or paper (the paper's own scale)"
-
-
-class _Parser(argparse.ArgumentParser):
-    """Bad arguments get one clear line; the long usage text stays with ``--help``."""
-
-    def error(self, message: str):
-        self.exit(2, f"{self.prog}: {message} (see `{self.prog} --help`)\n")
-
-
-def parser() -> argparse.ArgumentParser:
-    """The arguments of ``elephant``."""
-    top = _Parser(prog="elephant", description="The living supplement of 'Elephant in the Room'.")
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    run = commands.add_parser(
-        "run",
-        help="execute the notebooks that are not up to date",
-        description="Execute notebooks by papermill, each only if its code, parameters, data, "
-        "upstream artefacts or helpers changed. A killed run goes on where it was.",
-    )
-    run.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="default: all of the profile")
-    run.add_argument("--force", action="store_true", help="run even what is up to date")
-    build = commands.add_parser(
-        "book",
-        help="run what is not up to date, then build the book",
-        description="Run as `elephant run` does, then render build/<profile>/book/index.html.",
-    )
-    verdicts = commands.add_parser(
-        "claims",
-        help="print the verdict on every claim and table cell",
-        description="Verdicts of the last run, one a scope. Without a run all are 'not run'.",
-    )
-    verdicts.add_argument("--scope", choices=list(claims.SCOPES), help="print this scope only")
-    for command in (run, build, verdicts):
-        command.add_argument("--profile", default="cpu", choices=plan.PROFILES, help=PROFILE_HELP)
-    for command in (run, build):
-        command.add_argument(
-            "--cores", type=_positive, default=2, help="notebooks at a time (default: 2)"
-        )
-    _add_annotate(commands)
-    cleaned = commands.add_parser(
-        "clean",
-        help="write a cleaned data set from votes",
-        description="Same is kept, Opposite swapped, the rest dropped and named with its category.",
-    )
-    cleaned.add_argument("--votes", type=Path, required=True, help="Parquet, CSV or JSON lines")
-    cleaned.add_argument("--out", type=Path, required=True, help="a new folder")
-    cleaned.add_argument("--data", default="hh", help=DATA_HELP)
-    audit = commands.add_parser(
-        "audit-data",
-        help="say what is wrong with a data set of pairs",
-        description="Run the checks of chapters 01 and 02; write one HTML page and one JSON file.",
-    )
-    audit.add_argument(
-        "data",
-        nargs="+",
-        metavar="FILE",
-        help="hh, or .jsonl, .json or .parquet files of pairs: one file a split",
-    )
-    audit.add_argument("--votes", type=Path, help="Parquet, CSV or JSON lines (default: a panel)")
-    audit.add_argument(
-        "--out",
-        type=Path,
-        default=Path("build/audit-data"),
-        help="folder (default: build/audit-data)",
-    )
-    audit.add_argument("--seed", type=int, default=0, help="of bootstraps and panel (default: 0)")
-    _add_audit_rm(commands)
-    commands.add_parser("doctor", help="say what is here: cores, memory, GPU, data, models, hub")
-    return top
+from helpers import (
+    arguments,
+    book,
+    budget,
+    claims,
+    cost,
+    dag,
+    devices,
+    doctor,
+    history,
+    ledger,
+    plan,
+    recorded,
+    relabelling,
+    runner,
+)
 
 
-def _add_audit_rm(commands) -> None:
-    audit = commands.add_parser(
-        "audit-rm",
-        help="say what a reward model is fit for: judge, signal, or not shown",
-        description="Accuracy over null baselines, invariance, probes, calibration, truncation and "
-        "throughput of a reward model; write one HTML page and one JSON file.",
-    )
-    audit.add_argument("model", metavar="MODEL", help="a folder, a hub id, or a catalogue name")
-    audit.add_argument(
-        "--data",
-        action="append",
-        metavar="FILE",
-        help="a .jsonl, .json or .parquet file of pairs, one a subset, may be repeated "
-        "(default: HH-RLHF's test sets, or the gold world where these are not reachable)",
-    )
-    audit.add_argument(
-        "--out", type=Path, default=Path("build/audit-rm"), help="folder (default: build/audit-rm)"
-    )
-    audit.add_argument(
-        "--pairs", type=_positive, default=150, help="scored a subset (default: 150)"
-    )
-    audit.add_argument("--seed", type=int, default=0, help="of samples and bootstraps (default: 0)")
-    audit.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
-    audit.add_argument("--template", metavar="NAME", help="how a dialogue becomes the model's text")
-    audit.add_argument("--allow-pickle", action="store_true", help="read pickled weights")
-    audit.add_argument(
-        "--allow-remote-code", action="store_true", help="run code that comes with the model"
-    )
-
-
-def _add_annotate(commands) -> None:
-    annotate = commands.add_parser(
-        "annotate",
-        help="votes by people, through Label Studio",
-        description="Write tasks that Label Studio imports, or read its export back as votes.",
-    )
-    steps = annotate.add_subparsers(dest="step", required=True, metavar="STEP")
-    export = steps.add_parser("export", help="write tasks.json and config.xml")
-    export.add_argument("--task", choices=("relabel", "score"), default="relabel")
-    export.add_argument("--out", type=Path, required=True, help="folder for the two files")
-    back = steps.add_parser("import", help="read a JSON export of relabel tasks as votes")
-    back.add_argument("export", type=Path, metavar="EXPORT", help="Label Studio's JSON export")
-    back.add_argument("--out", type=Path, required=True, help="the votes, as Parquet")
-    for step in (export, back):
-        step.add_argument("--data", default="hh", help=DATA_HELP)
-        # No default: with a known seed anybody could tell which side was chosen.
-        step.add_argument("--seed", type=int, required=True, help="keep it from the annotators")
-
-
-def main(arguments: list[str] | None = None) -> int:
+def main(words: list[str] | None = None) -> int:
     """Entry point; the exit status is 0 only if all that was asked for is done."""
-    options = parser().parse_args(arguments)
-    for variable in ("HH_RLHF_DIR", "ELEPHANT_DATA"):
+    options = arguments.parser().parse_args(words)
+    for variable in ("HH_RLHF_DIR", "ELEPHANT_DATA", "ELEPHANT_HISTORY", "ELEPHANT_CACHE"):
         # Jobs and kernels work in other folders; a relative path must mean the same to all.
         if os.environ.get(variable):
             os.environ[variable] = str(Path(os.environ[variable]).expanduser().resolve())
@@ -151,70 +39,64 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-@contextmanager
-def _alone(build: Path):
-    """Hold the profile's build folder: a second run or book would pull it from under the first."""
-    build.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(build / ".run.lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise plan.PlanError(
-            f"another run of the profile {build.name!r} is under way; wait for it to end"
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _make_plan(options, names: list[str] | None = None) -> tuple[Path, dict]:
-    root = ledger.project_root()
-    todo = plan.make(root, options.profile, names)
-    if any(entry["data"].get("hh_rlhf") == "none" for entry in todo["notebooks"].values()):
-        print(f"elephant: {hh.HELP}", file=sys.stderr)
-    return root, todo
-
-
-def _execute(root: Path, todo: dict, cores: int, force: bool = False) -> int:
-    """Let Snakemake order the notebooks and call the runner for each that is not done."""
-    build = Path(todo["build"])
-    plan_file = build / "plan.json"
-    runner.write_text(plan_file, json.dumps(todo, indent=1))
-    for name, entry in todo["notebooks"].items():
-        runner.drop_stale_receipt(build, name, entry, force)
-    waiting = [name for name in todo["notebooks"] if not runner.has_receipt(build, name)]
-    if not waiting:
-        print(f"elephant: {len(todo['notebooks'])} notebook(s) up to date", file=sys.stderr)
-        return 0
-    # Snakemake's own lock would outlive a killed run; ours is released by the system. Incomplete
-    # outputs cannot be: the runner writes the receipt in one step, last.
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "Snakefile")]
-    command += ["--directory", str(build), "--config", f"plan={plan_file}", "--cores", str(cores)]
-    command += ["--nolock", "--rerun-incomplete", "--keep-going"]
-    command += ["--rerun-triggers", "mtime"]
-    command += ["--quiet", "all", "--"]
-    done = subprocess.run(command, check=False)
-    failed = [name for name in todo["notebooks"] if not runner.has_receipt(build, name)]
-    if failed:
-        print(f"elephant: not complete: {', '.join(failed)}", file=sys.stderr)
-    return 1 if failed or done.returncode else 0
-
-
 def _run_command(options) -> int:
-    root, todo = _make_plan(options, options.notebooks or None)
-    with _alone(Path(todo["build"])):
-        return _execute(root, todo, options.cores, options.force)
+    root, todo = dag.make_plan(options.profile, options.notebooks or None)
+    with dag.alone(Path(todo["build"])):
+        where = dict(executor=options.executor, anyway=options.anyway)
+        return dag.execute(root, todo, options.cores, options.force, **where)
 
 
 def _book_command(options) -> int:
-    root, todo = _make_plan(options)
-    with _alone(Path(todo["build"])):
-        status = _execute(root, todo, options.cores)
+    root, todo = dag.make_plan(options.profile)
+    with dag.alone(Path(todo["build"])):
+        where = dict(executor=options.executor, anyway=options.anyway)
+        status = dag.execute(root, todo, options.cores, **where)
         if status:
             print("elephant: the book was not built; the last good one stays", file=sys.stderr)
             return status
         print(book.build(root, todo))
+    return 0
+
+
+def _nightly_command(options) -> int:
+    from helpers import alarm, nightly
+
+    profile, command = options.profile, os.environ.get("ELEPHANT_ALARM", "")
+    try:
+        if options.test_alarm:
+            where = history.folder(ledger.project_root(), profile)
+            print("\n".join(alarm.self_test(where, profile, command)))
+            return 0
+        if options.accept:
+            print(nightly.accept(profile, options.accept, command))
+            return 0
+        if options.check:
+            return nightly.check(profile, options.check, command)
+        return nightly.run(
+            profile, cores=options.cores, keep=options.keep, reuse=options.reuse, command=command
+        )
+    except (alarm.AlarmError, nightly.NightError, history.HistoryError) as error:
+        print(f"elephant: {error}", file=sys.stderr)
+        return 1
+
+
+def _plan_command(options) -> int:
+    root, todo = dag.make_plan(options.profile)
+    machine = devices.made_for(options.profile, options.device, options.cards)
+    print(budget.table(cost.chapters(root, todo, machine), machine))
+    print(
+        "\nMeasured speeds: `tokens/s` rows of past runs. Estimates: peak and share of it that\n"
+        "facts/work.yaml names; several cards are taken to be as fast as their number."
+    )
+    reasons = budget.why_not(root, todo)
+    here = ledger.device()
+    print(f"This machine ({here}): {'it fits' if not reasons else '; '.join(reasons)}")
+    return 1 if reasons else 0
+
+
+def _record_command(options) -> int:
+    for path in recorded.record(ledger.project_root(), options.profile, options.notebooks):
+        print(f"recorded: {path}")
     return 0
 
 
@@ -298,16 +180,12 @@ def _doctor_command(_options) -> int:
     return 0
 
 
-def _positive(text: str) -> int:
-    number = int(text) if text.isdecimal() else 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
-    return number
-
-
 _COMMANDS = {
     "run": _run_command,
     "book": _book_command,
+    "nightly": _nightly_command,
+    "plan": _plan_command,
+    "record": _record_command,
     "claims": _claims_command,
     "annotate": _annotate_command,
     "clean": _clean_command,

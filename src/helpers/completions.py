@@ -217,7 +217,8 @@ def _complete(client: httpx.Client, body: dict, key: str, stop, sleep: Callable)
             except ValueError as error:
                 problem = f"malformed completion: {error}"
                 continue
-        problem = _without(key, f"HTTP {response.status_code}: {response.text[:200]}")
+        # Cleared before it is cut, lest half a key remain.
+        problem = f"HTTP {response.status_code}: {_without(key, response.text)[:200]}"
         if response.status_code in FATAL:
             raise Stopped(f"{problem}; check address, model and {KEY}, then run again")
         if response.status_code not in RETRIED:
