@@ -10,20 +10,24 @@ PROFILE ?= cpu
 # Which torch build: empty takes what pip finds for the pinned version (a wheel of your own in pip's
 # find-links included); an index of CPU or CUDA wheels can be named here.
 TORCH_ARGS ?=
-# Files go to workers whole, so that what a file makes once is made once. The slow tests stay one
-# after the other: they kill processes and start servers.
+# Files go to workers whole, so that what a file makes once is made once, and in the order of
+# tests/conftest.py, the longest first: xdist's own order, by number of tests, would leave the
+# longest, which has few, to one worker at the end. The slow tests stay one after the other: they
+# kill processes and start servers.
 TEST_WORKERS ?= 2
 # More threads make small models slower, and two jobs on one core tenfold so.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: book test test-slow lint setup browser bench-flags bench-scoring clean help
+.PHONY: book nightly test test-slow lint setup browser bench-flags bench-scoring bench-train clean help
 
 help:
 	@echo "make book [PROFILE=cpu]  run what is not up to date and render build/<profile>/book"
+	@echo "make nightly [PROFILE]   run everything, compare with the last good night, sound the alarm"
 	@echo "make test                lint, the smoke book and all fast tests"
 	@echo "make test-slow           what takes longer: many kills, fresh clones, large data"
 	@echo "make bench-flags         pairs per second and memory of the deterministic flags"
 	@echo "make bench-scoring       pairs per second of reward model scoring against two plain ways"
+	@echo "make bench-train         tokens/s and memory of each training against the plain TRL call"
 	@echo "make setup               only set up .venv"
 
 setup: $(STAMP)
@@ -42,6 +46,10 @@ $(STAMP): requirements.txt requirements-nodeps.txt constraints.txt pyproject.tom
 book: setup
 	$(BIN)/elephant book --profile $(PROFILE)
 
+# deploy/ holds a timer, a cron line and a workflow that call this.
+nightly: setup
+	$(BIN)/elephant nightly --profile $(PROFILE)
+
 # Readable cell ids are kept: the ledger names them.
 lint: setup
 	$(BIN)/ruff check .
@@ -49,7 +57,7 @@ lint: setup
 	$(BIN)/nbstripout --keep-id --verify notebooks/*.ipynb
 
 test: setup browser lint
-	$(BIN)/python -m pytest -m "not slow" -n $(TEST_WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -m "not slow" -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-slow: setup browser lint
 	$(BIN)/python -m pytest -m slow
@@ -68,6 +76,9 @@ bench-flags: setup
 
 bench-scoring: setup
 	$(BIN)/python benchmarks/bench_scoring.py
+
+bench-train: setup
+	$(BIN)/python benchmarks/bench_train.py
 
 clean:
 	rm -rf build $(VENV)

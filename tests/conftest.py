@@ -17,6 +17,16 @@ for variable in ("HH_RLHF_DIR", "ELEPHANT_DATA"):
 settings.register_profile("house", deadline=None)
 settings.load_profile("house")
 
+# They run whole projects in real kernels, or build the book: few tests, but minutes each.
+LONGEST = ("test_runner", "test_book", "test_nightly", "test_cluster")
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first: workers take files in this order (--no-loadscope-reorder), and one
+    that is left for the end has a worker to itself while the other waits."""
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+
 
 @pytest.fixture(scope="session")
 def hh_test_sets():

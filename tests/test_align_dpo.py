@@ -68,6 +68,33 @@ def test_losses_are_those_of_the_papers(loss):
     assert np.ptp(summed) > 1 and logged == pytest.approx(expected.mean(), rel=1e-4)
 
 
+def test_the_reference_is_computed_once_for_the_same_texts_and_weights(monkeypatch, tmp_path):
+    monkeypatch.setenv("ELEPHANT_CACHE", str(tmp_path))
+    computed = []
+    plain = align_dpo.reference_log_probabilities
+
+    def counted(policy, tokens):
+        computed.append(len(tokens))
+        return plain(policy, tokens)
+
+    monkeypatch.setattr(align_dpo, "reference_log_probabilities", counted)
+    recall = align_dpo.remembered_log_probabilities
+    tokens = policies.encode(small(), DATA["prompt"].tolist(), DATA["chosen"].tolist())
+    tokens += tokens[:3]  # texts that occur twice
+    first, again = recall(small(), tokens), recall(small(), tokens)
+    assert computed == [67] and first.tolist() == again.tolist()
+    np.testing.assert_allclose(first, plain(small(), tokens), atol=1e-4)
+    recall(small(1), tokens)
+    recall(small(), tokens[:-1])
+    recall(small(), [t._replace(begin=t.begin + 1) for t in tokens])
+    assert computed == [67, 67, 66, 67], "other weights, other lists, other beginnings"
+    logs = [
+        align_dpo.train(small(), DATA, CONFIG, 0, reference).history["loss"].tolist()
+        for reference in (recall, recall, plain)
+    ]
+    assert computed[4:] == [64, 64] and logs[0] == logs[1] == pytest.approx(logs[2], rel=1e-4)
+
+
 def test_cdpo_without_wrong_labels_is_dpo():
     plain, smooth = (
         align_dpo.train(small(), DATA, CONFIG._replace(loss=x, label_smoothing=0), seed=0).history

@@ -16,7 +16,14 @@ from helpers import book, ledger, notebooks, plan
 ROOT = Path(__file__).parents[1]
 BUILD = ROOT / "build" / "smoke"
 NOTEBOOKS = ["00_paper_audit", "01_data_pitfalls", "02_relabel_and_clean"]
-PAGES = ["index", "verdicts", "references", *(f"notebooks/{name}" for name in NOTEBOOKS)]
+PAGES = [
+    "index",
+    "verdicts",
+    "recorded",
+    "status",
+    "references",
+    *(f"notebooks/{name}" for name in NOTEBOOKS),
+]
 # What the theme itself says on every page; none of it is of our making.
 THEME_NOISE = (
     "THEBE_JS_URL",  # the theme declares it twice
@@ -206,17 +213,6 @@ def test_numbers_by_hand_stop_the_book(tmp_path):
     (tmp_path / "book" / "index.md").write_text("# T\n\nAbout 67.8 % of pairs.\n")
     with pytest.raises(book.BookError, match=r"index\.md: .*67\.8 %"):
         book.check_prose(tmp_path)
-
-
-def test_a_switch_that_was_killed_between_its_renames_is_mended(tmp_path):
-    (tmp_path / "book.old").mkdir()
-    (tmp_path / "book.old" / "index.html").write_text("old")
-    book.restore(tmp_path / "book")
-    assert (tmp_path / "book" / "index.html").read_text() == "old"
-    # With a book in its place, what lies aside is only rubbish and stays out of the way.
-    (tmp_path / "book.old").mkdir()
-    book.restore(tmp_path / "book")
-    assert (tmp_path / "book" / "index.html").read_text() == "old"
 
 
 def test_absent_data_excuse_only_their_own_numbers():

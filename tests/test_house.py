@@ -3,10 +3,11 @@
 import ast
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import helpers
-from helpers import notebooks
+from helpers import notebooks, sources
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(p.stem for p in (ROOT / "src" / "helpers").glob("*.py"))
@@ -31,14 +32,14 @@ def test_no_module_imports_upward():
     order = _order()
     for name in order:
         tree = ast.parse((ROOT / "src" / "helpers" / f"{name}.py").read_text(encoding="utf-8"))
-        for other in notebooks._imported(tree):
+        for other in sources.imported(tree):
             assert order[other] <= order[name], f"{name} imports {other}, which stands above it"
 
 
 def test_there_are_no_import_cycles_within_a_floor():
     for name in _order():
-        beneath = notebooks.closure({name}) - {name}
-        assert all(name not in notebooks.closure({other}) for other in beneath), name
+        beneath = sources.closure({name}) - {name}
+        assert all(name not in sources.closure({other}) for other in beneath), name
 
 
 def test_modules_stay_one_room():
@@ -78,3 +79,15 @@ def test_data_of_others_are_not_committed():
         ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.split()
     assert not [name for name in tracked if name.endswith((".jsonl", ".gz", ".csv", ".parquet"))]
+
+
+def test_no_page_is_told_that_a_widget_is_missing():
+    # As in a kernel, by which tqdm knows a notebook; the warning names a path of this machine.
+    code = "import sys, ipykernel.zmqshell; sys.modules['ipywidgets'] = None; "
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", code + imports], capture_output=True, text=True, check=True
+        ).stderr
+        for imports in ("import tqdm.auto", "import helpers, tqdm.auto")
+    ]
+    assert "IProgress not found" in said[0] and said[1] == ""

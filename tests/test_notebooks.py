@@ -8,7 +8,7 @@ import sys
 import nbformat
 import pytest
 
-from helpers import notebooks
+from helpers import notebooks, sources
 
 
 def make(*cells, **elephant):
@@ -94,20 +94,20 @@ def test_helpers_hash_sees_source_and_facts(tmp_path, monkeypatch):
     (tmp_path / "facts" / "x.yaml").write_text("a: 1")
     (tmp_path / "one.py").write_text('FACTS = "facts/x.yaml"\n')
     (tmp_path / "two.py").write_text("from helpers import one\n")
-    monkeypatch.setattr(notebooks, "PACKAGE", tmp_path)
-    modules = notebooks.closure({"two"})
+    monkeypatch.setattr(sources, "PACKAGE", tmp_path)
+    modules = sources.closure({"two"})
     assert modules == {"one", "two"}
-    base = notebooks.helpers_hash(modules)
+    base = sources.helpers_hash(modules)
     (tmp_path / "facts" / "x.yaml").write_text("a: 2")
-    changed_facts = notebooks.helpers_hash(modules)
+    changed_facts = sources.helpers_hash(modules)
     (tmp_path / "one.py").write_text('FACTS = "facts/x.yaml"  # comment\n')
-    assert len({base, changed_facts, notebooks.helpers_hash(modules)}) == 3
+    assert len({base, changed_facts, sources.helpers_hash(modules)}) == 3
 
 
 def test_hashes_are_the_same_in_every_process():
     # Sets of strings iterate in another order in each process; a hash over them must not.
     code = (
-        "from helpers import notebooks as n;"
+        "from helpers import sources as n;"
         "print(n.helpers_hash(n.closure({'audit', 'hh', 'book'})))"
     )
     seen = {
@@ -125,7 +125,7 @@ def test_hashes_are_the_same_in_every_process():
 
 def test_a_missing_module_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"helpers\.nowhere"):
-        notebooks.closure({"nowhere"})
+        sources.closure({"nowhere"})
 
 
 def test_an_unreadable_notebook_is_named(tmp_path):

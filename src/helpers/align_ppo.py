@@ -25,7 +25,10 @@ from helpers.standardised import Rewards, Standard
 class Config(NamedTuple):
     """How a policy is trained on rewards. The defaults suit one of a million parameters."""
 
-    # TRL's default of 3e-6 and the paper's 1.41e-5 are for billions of parameters. Not tuned here.
+    # TRL's default of 3e-6 and the paper's 1.41e-5 are for billions of parameters. In the gold
+    # world, with a reward model that is right on 85 % of pairs and 30 updates of one seed, 3e-4
+    # raised the reward by half a deviation within 2 nats, and gold stayed as it was (0.53 to 0.54);
+    # 1e-3 raised it by 0.9 within 5 nats, and gold fell to 0.37.
     learning_rate: float = 3e-4
     # Batches of responses that are sampled; the rate falls linearly to 0 over them.
     updates: int = 30
@@ -88,15 +91,17 @@ def ppo(
     prompts: Sequence[str],
     config: Config,
     seed: int,
+    gold: rewards.Score | None = None,
 ) -> Trained:
     """Train a copy of the policy on rewards of its own responses to the prompts, by PPO.
 
     The reward of a response is its score, standardised by ``reference``, less the penalty for no
     end; at each token ``kl_coef`` times the log-probability ratio to the policy that was given is
     taken off. The value model has the policy's weights under a head of zeros: the mean of
-    standardised rewards is 0. Same seed, same policy, on one thread of one machine. Raises
-    ValueError for fewer prompts than a batch has responses, and for a tokenizer whose padding is
-    its end marker, which TRL's PPO cannot tell apart.
+    standardised rewards is 0. ``gold`` adds its mean to the log and does nothing else. Same seed,
+    same policy, on one thread of one machine. Raises ValueError for fewer prompts than a batch has
+    responses, and for a tokenizer whose padding is its end marker, which TRL's PPO cannot tell
+    apart.
     """
     tokenizer = policy.tokenizer
     if len(prompts) < config.batch_size:
@@ -109,7 +114,7 @@ def ppo(
     from datasets import Dataset
 
     known = policies.prompt_tokens(policy, prompts, config.response_length)
-    seen = Rewards(policy, score, reference)
+    seen = Rewards(policy, score, reference, gold)
     copied = policies.duplicate(policy)
     with training.session(seed, config.threads) as folder, redirect_stdout(io.StringIO()):
         os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # the pin is known: see the module's text
@@ -165,7 +170,7 @@ def ppo(
             done = training.run(trainer, most_kl=config.most_kl, measure=measure)
         finally:
             gc.unfreeze()
-    model = training.finished(trainer.policy_model)
+    model = training.finished(trainer.policy_model, policy.model)
     return Trained(copied._replace(model=model), *done)
 
 
@@ -176,6 +181,7 @@ def rloo(
     prompts: Sequence[str],
     config: Config,
     seed: int,
+    gold: rewards.Score | None = None,
 ) -> Trained:
     """As :func:`ppo`, by REINFORCE with a leave-one-out baseline; KL is part of the reward of the
     whole response. An update samples ``generations`` responses to each of its prompts."""
@@ -185,7 +191,7 @@ def rloo(
         )
     from datasets import Dataset
 
-    seen = Rewards(policy, score, reference)
+    seen = Rewards(policy, score, reference, gold)
     copied = policies.duplicate(policy)
 
     def reward(prompts, completions, completion_ids, **_):
@@ -236,7 +242,7 @@ def rloo(
 
         done = training.run(trainer, most_kl=config.most_kl, measure=measure)
         copied.model.config._name_or_path = named
-    model = training.finished(trainer.model)
+    model = training.finished(trainer.model, policy.model)
     return Trained(copied._replace(model=model), *done)
 
 

@@ -2,8 +2,7 @@
 equation 1) on the score that a stock sequence classifier gives at the last token."""
 
 import math
-import tempfile
-import time
+from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
@@ -46,42 +45,44 @@ LORA = Config(learning_rate=2e-4, epochs=1, batch_size=4, lora_rank=16, logging_
 
 class Trained(NamedTuple):
     """The trained network, ready to score; TRL's log, a row every ``logging_steps`` (``step``,
-    ``epoch``, ``loss``, ``accuracy``, ``margin``, ``learning_rate``, ...), and the seconds that the
-    training took."""
+    ``epoch``, ``loss``, ``accuracy``, ``margin``, ``learning_rate``, ...); the seconds that the
+    training took; and why it was stopped (empty: it was not)."""
 
     network: Network
     history: pd.DataFrame
     seconds: float
+    stopped: str
 
 
-def train(network: Network, data: pd.DataFrame, config: Config, seed: int) -> Trained:
+def train(
+    network: Network,
+    data: pd.DataFrame,
+    config: Config,
+    seed: int,
+    *,
+    checkpoints: Path | None = None,
+) -> Trained:
     """Train ``network.model`` (in place) on the labels of ``data``.
 
     Texts are those that scoring sees: the network's template, tokenizer, limit and truncation side.
     A text beyond the limit is cut, where TRL would drop its pair in silence. With LoRA the adapters
     are merged, so that what comes back is a stock classifier again. Same seed, same model, on one
-    thread of one machine. Raises ValueError for an empty frame, and where the padding token ends
-    the texts, because the score would be read one token too early.
+    thread of one machine. ``checkpoints``: see :func:`helpers.training.run`. Raises ValueError for
+    an empty frame, and where the padding token ends the texts, because the score would be read one
+    token too early.
     """
     pairs.check(data)
     if data.empty:
         raise ValueError("no pairs to train on")
-    import torch
     from datasets import Dataset
 
     examples = Dataset.from_list(_examples(network, data))
     steps = config.epochs * math.ceil(len(examples) / config.batch_size)
-    cuda = torch.cuda.is_available()
-    with (
-        training.quiet(),
-        training.threads(config.threads),
-        tempfile.TemporaryDirectory() as folder,
-    ):
-        from transformers.trainer_callback import PrinterCallback
+    with training.session(seed, config.threads, checkpoints) as folder:
         from trl import RewardConfig, RewardTrainer
 
         arguments = RewardConfig(
-            output_dir=folder,
+            **training.arguments(folder, seed),
             learning_rate=config.learning_rate,
             num_train_epochs=config.epochs,
             per_device_train_batch_size=config.batch_size,
@@ -90,17 +91,10 @@ def train(network: Network, data: pd.DataFrame, config: Config, seed: int) -> Tr
             logging_steps=min(config.logging_steps, steps),
             max_length=None,  # cut above; TRL's limit leaves pairs out
             bf16=config.autocast,
-            use_cpu=not cuda,
             # Pairs of like length share a batch: 40 % of the tokens would be padding otherwise. The
             # collator ignores the column of lengths, which must therefore stay.
             train_sampling_strategy="group_by_length",
             remove_unused_columns=False,
-            gradient_checkpointing=False,  # saves memory that these models do not need
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            dataloader_pin_memory=cuda,
-            seed=seed,
         )
         trainer = RewardTrainer(
             model=network.model.requires_grad_(True),
@@ -109,15 +103,11 @@ def train(network: Network, data: pd.DataFrame, config: Config, seed: int) -> Tr
             processing_class=network.tokenizer,
             peft_config=training.lora(config.lora_rank, "SEQ_CLS") if config.lora_rank else None,
         )
-        trainer.remove_callback(PrinterCallback)
-        started = time.perf_counter()
-        trainer.train()
-        seconds = time.perf_counter() - started
-    model = trainer.model.merge_and_unload() if config.lora_rank else trainer.model
-    history = pd.DataFrame(row for row in trainer.state.log_history if "loss" in row)
-    return Trained(
-        network._replace(model=model.eval().requires_grad_(False)), history, float(seconds)
-    )
+        done = training.run(trainer, checkpoints=checkpoints)
+    model = training.finished(trainer.model, network.model)
+    if config.lora_rank:
+        model = model.merge_and_unload()
+    return Trained(network._replace(model=model), *done)
 
 
 def _examples(network: Network, data: pd.DataFrame) -> list[dict]:

@@ -3,6 +3,7 @@ shown. The first stage of Ouyang et al. (2022) and of the paper; here also what 
 of an untrained model."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
@@ -61,13 +62,16 @@ def train(
     responses: Sequence[str],
     config: Config,
     seed: int,
+    *,
+    checkpoints: Path | None = None,
 ) -> Trained:
     """Tune a copy of the policy on responses to prompts.
 
     The loss is the mean negative log-probability of the responses' tokens and end markers; prompts
     do not count. Tokens are those of :func:`helpers.policies.encode`. With LoRA the adapters stay
     apart (:func:`helpers.policies.adapter_off`). Same seed, same policy, on one thread of one
-    machine. Raises ValueError where there is nothing to learn from.
+    machine. ``checkpoints``: see :func:`helpers.training.run`. Raises ValueError where there is
+    nothing to learn from.
     """
     if not len(prompts):
         raise ValueError("no responses to tune on")
@@ -83,7 +87,7 @@ def train(
     ]
     copied = policies.duplicate(policy)
     steps = -(-len(rows) // (config.batch_size * config.accumulation)) * config.epochs
-    with training.session(seed, config.threads) as folder:
+    with training.session(seed, config.threads, checkpoints) as folder:
         from trl import SFTConfig, SFTTrainer
 
         arguments = SFTConfig(
@@ -108,6 +112,6 @@ def train(
             processing_class=policy.tokenizer,
             peft_config=training.lora(config.lora_rank, "CAUSAL_LM") if config.lora_rank else None,
         )
-        done = training.run(trainer)
-    model = training.finished(trainer.model)
+        done = training.run(trainer, checkpoints=checkpoints)
+    model = training.finished(trainer.model, policy.model)
     return Trained(copied._replace(model=model), *done)

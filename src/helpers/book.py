@@ -1,7 +1,8 @@
 """From executed notebooks to the rendered book: staging, the strict build, the switch.
 
-The book is built from a copy under ``build/<profile>/src`` and replaces the old one only when it
-is complete.
+The book is built from a copy under ``build/<profile>/src``. ``build/<profile>/book`` is a link to
+the last complete one under ``books/``; it is moved on in one step, so a reader never meets half a
+book or none.
 """
 
 import hashlib
@@ -10,13 +11,26 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 
 import nbformat
 
-from helpers import claims, hh, ledger, notebooks, prose, runner, tables
+from helpers import (
+    claims,
+    hh,
+    history,
+    ledger,
+    notebooks,
+    prose,
+    recorded,
+    runner,
+    sources,
+    status,
+    tables,
+)
 
 # Written beside the book when it is complete; equal hash, nothing to build.
 _STAMP = ".staged-sha256"
@@ -33,7 +47,6 @@ def build(root: Path, todo: dict) -> Path:
     prose, for a notebook that is not executed, and for any warning of Jupyter Book.
     """
     target = Path(todo["build"])
-    restore(target / "book")
     check_prose(root)
     staged = target / "src"
     fresh = target / "src.partial"
@@ -50,7 +63,7 @@ def build(root: Path, todo: dict) -> Path:
     _jupyter_book(staged, target / "sphinx", target / "book.log")
     made = target / "sphinx" / "_build" / "html"
     (made / _STAMP).write_text(stamp)
-    _switch(made, book)
+    switch(made, book)
     return index
 
 
@@ -73,15 +86,27 @@ def stage(root: Path, todo: dict, out: Path) -> None:
     (out / "_static" / "plotly.min.js").write_bytes(plotly.read_bytes())
     (out / "notebooks").mkdir()
     (out / "ledger").mkdir()
+    chapters = []
     for name, entry in todo["notebooks"].items():
         where = runner.paths(build_dir, name)
         if not where["notebook"].is_file():
             raise BookError(f"{name} has not been executed; run `elephant run` first")
         executed = notebooks.read(where["notebook"])
-        if notebooks.copy_markdown(notebooks.read(Path(entry["source"])), executed):
+        source = notebooks.read(Path(entry["source"]))
+        # Other code has other words; the old ones stay with what they describe.
+        same = notebooks.code_hash(source) == notebooks.code_hash(executed)
+        if same and notebooks.copy_markdown(source, executed):
             runner.write_text(where["notebook"], nbformat.writes(executed))
         shutil.copy(where["ledger"], out / "ledger")
-        page = _with_run_line(executed, name, ledger.read(where["ledger"]))
+        rows = ledger.read(where["ledger"])
+        behind = {chapter.name for chapter in chapters if chapter.stale} & set(entry["upstream"])
+        stale = stale_parts(entry, executed, rows) or ", ".join(sorted(behind))
+        chapters.append(
+            status.Chapter(name, _title(executed), status.timing(executed), rows, stale)
+        )
+        page = _with_run_line(executed, name, rows)
+        if stale:
+            _insert(page, 1, "stale", status.banner({_title(executed): stale}))
         (out / "notebooks" / f"{name}.ipynb").write_text(nbformat.writes(page), encoding="utf-8")
     rows = ledger.read(out / "ledger")
     lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
@@ -89,6 +114,37 @@ def stage(root: Path, todo: dict, out: Path) -> None:
     (out / "absent.json").write_text(json.dumps(absent_prefixes(rows)), encoding="utf-8")
     page = verdict_page(claims.verdicts(ledger.by_id(rows)), todo["profile"])
     (out / "verdicts.md").write_text(page, encoding="utf-8")
+    page = recorded.page(recorded.read(root), rows, todo["profile"])
+    (out / "recorded.md").write_text(page, encoding="utf-8")
+    nights = history.nights(history.folder(root, todo["profile"]))
+    page = status.page(chapters, nights, todo["profile"])
+    (out / "status.md").write_text(page, encoding="utf-8")
+    if old := {chapter.title: chapter.stale for chapter in chapters if chapter.stale}:
+        for path in (out / "index.md", out / "verdicts.md"):
+            title, _, text = path.read_text(encoding="utf-8").partition("\n")
+            path.write_text(f"{title}\n\n{status.banner(old)}\n{text}", encoding="utf-8")
+
+
+def stale_parts(entry: dict, executed, rows: list[dict]) -> str:
+    """What of a chapter's code or data differs from what made its numbers, by hash; "" if nothing.
+
+    ``entry`` is the plan's, ``executed`` and ``rows`` are what lies in the build folder.
+    """
+    first = rows[0] if rows else dict(code=entry["helpers"], data=entry["data"])
+    made_with = executed.metadata.get("papermill", {}).get("parameters", entry["parameters"])
+    then = (notebooks.code_hash(executed), made_with, first["code"], first["data"])
+    now = (entry["code"], entry["parameters"], entry["helpers"], entry["data"])
+    words = ("its cells", "its parameters", "helpers that it uses", "its data")
+    return ", ".join(word for word, a, b in zip(words, then, now, strict=True) if a != b)
+
+
+def _title(notebook) -> str:
+    """The first heading of a notebook, without marks."""
+    for cell in notebook.cells:
+        for line in cell.source.splitlines() if cell.cell_type == "markdown" else ():
+            if line.startswith("# "):
+                return line[2:].strip()
+    return "Untitled"
 
 
 def absent_prefixes(rows: list[dict]) -> list[str]:
@@ -116,13 +172,17 @@ def _with_run_line(executed, name: str, rows: list[dict]):
         f"`{first.get('commit', '')[:10] or 'unknown'}`, {len(rows)} numbers: "
         f"{{download}}`ledger </ledger/{name}.jsonl>`."
     )
-    cell = nbformat.v4.new_markdown_cell(f":::{{div}} run-line\n{text}\n:::")
-    cell.id = "run-line"
-    executed.cells.insert(1, cell)
+    _insert(executed, 1, "run-line", f":::{{div}} run-line\n{text}\n:::")
     # Only these two belong to a page: papermill's paths and times would change it at every run.
     kept = {k: executed.metadata[k] for k in ("kernelspec", "language_info")}
     executed.metadata = nbformat.from_dict(kept)
     return executed
+
+
+def _insert(notebook, place: int, id: str, markdown: str) -> None:
+    cell = nbformat.v4.new_markdown_cell(markdown)
+    cell.id = id
+    notebook.cells.insert(place, cell)
 
 
 def verdict_page(verdicts: list[claims.Verdict], profile: str) -> str:
@@ -131,7 +191,7 @@ def verdict_page(verdicts: list[claims.Verdict], profile: str) -> str:
         "# Verdicts",
         f"Profile `{profile}`. Every claim of the paper and every cell of its Tables 2 to 7 has "
         "one verdict a scope. [How to read them](index.md). A substitute never fills the paper's "
-        "own setting.",
+        "own setting. What a GPU gave stands on [its own page](recorded.md).",
         "## Claims",
         _claims_table(verdicts),
     ]
@@ -162,7 +222,7 @@ def _claims_table(verdicts: list[claims.Verdict]) -> str:
         )
         rows.append(f"<tr>{head if first else ''}{_scope_cells(verdict)}</tr>")
     titles = ("", "Claim", "Published", "Scope", "Reproduced (votes)", "Verdict")
-    return _html_table(titles, rows)
+    return recorded.html_table(titles, rows)
 
 
 def _cells_table(verdicts: list[claims.Verdict]) -> str:
@@ -176,7 +236,8 @@ def _cells_table(verdicts: list[claims.Verdict]) -> str:
             f'<tr title="{html.escape(verdict.id)}"><td>{html.escape(tables.clip(what, 90))}</td>'
             f"<td>{verdict.published}</td>{_scope_cells(verdict)}</tr>"
         )
-    return _html_table(("Cell", "Published", "Scope", "Reproduced (votes)", "Verdict"), rows)
+    titles = ("Cell", "Published", "Scope", "Reproduced (votes)", "Verdict")
+    return recorded.html_table(titles, rows)
 
 
 def _scope_cells(verdict: claims.Verdict) -> str:
@@ -188,15 +249,6 @@ def _scope_cells(verdict: claims.Verdict) -> str:
     return (
         f"<td>{claims.SCOPES[verdict.scope]}</td><td>{value}</td>"
         f'<td><span class="verdict-{kind}">{verdict.outcome}</span>{why}</td>'
-    )
-
-
-def _html_table(titles: tuple[str, ...], rows: list[str]) -> str:
-    head = "".join(f"<th>{title}</th>" for title in titles)
-    return (
-        f'<div class="table-wrap"><table class="plain"><thead><tr>{head}</tr></thead><tbody>'
-        + "".join(rows)
-        + "</tbody></table></div>"
     )
 
 
@@ -219,31 +271,35 @@ def _jupyter_book(source: Path, out: Path, log: Path) -> None:
         )
 
 
-def _switch(made: Path, book: Path) -> None:
-    """Put the new book in the old one's place, never a mixture of the two.
+def switch(made: Path, book: Path) -> None:
+    """Let the link ``book`` lead to the complete book ``made``, in one step.
 
-    A kill between the two renames leaves the old one aside; :func:`restore` puts it back.
+    The one before is kept for readers who have a page of it open; older ones are deleted, and so is
+    what a kill left before its link was made.
     """
-    old = book.with_name("book.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if book.exists():
-        book.replace(old)
-    made.replace(book)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def restore(book: Path) -> None:
-    """Put the last good book back where a killed switch left none in its place."""
-    old = book.with_name("book.old")
-    if old.exists() and not book.exists():
-        old.replace(book)
+    versions = book.with_name("books").resolve()
+    versions.mkdir(exist_ok=True)
+    if book.is_dir() and not book.is_symlink():
+        # A folder, as older versions of this module left it. Nothing can replace it by a link in
+        # one step, so this once there is a moment without a book.
+        book.replace(versions / "0")
+    fresh = versions / str(time.time_ns())
+    made.replace(fresh)
+    link = book.with_name(".book.link")
+    link.unlink(missing_ok=True)
+    before = book.resolve()
+    link.symlink_to(Path(versions.name) / fresh.name)
+    link.replace(book)
+    for old in versions.iterdir():
+        if old not in (fresh, before):
+            shutil.rmtree(old)
 
 
 def _renderer_hash() -> str:
     """Of the code and packages that turn the staged folder into pages."""
-    modules = notebooks.closure({"roles", "book"})
+    modules = sources.closure({"roles", "book"})
     packages = ("jupyter-book", "sphinx", "sphinx-book-theme", "pydata-sphinx-theme", "myst-nb")
-    return " ".join([notebooks.helpers_hash(modules), *map(version, packages)])
+    return " ".join([sources.helpers_hash(modules), *map(version, packages)])
 
 
 def _tree_hash(folder: Path) -> str:

@@ -99,7 +99,7 @@ def load_folder(
     paths = weights.files(folder, allow_pickle)
     settings = weights.config(folder, config or {}, remap, allow_remote_code)
     made = _tokenizer(Path(tokenizer or folder))
-    _set_padding(made, settings)
+    set_padding(made, settings)
     number = getattr(torch, dtype)
     model = weights.model(folder, paths, settings, number, remap, allow_remote_code)
     form = templates.named(template or said.get("template") or _default_template(made), made)
@@ -205,7 +205,7 @@ def _tokenizer(folder: Path):
     return made
 
 
-def _set_padding(tokenizer, config) -> None:
+def set_padding(tokenizer, config) -> None:
     """A padding token that no text holds, or none at all in the model's configuration.
 
     Trap: transformers reads the score at the last token that is not padding. With padding equal to

@@ -7,6 +7,7 @@ gold score or to a model's scores.
 
 from collections.abc import Mapping
 from itertools import islice
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -103,10 +104,15 @@ def neox_bt(
 
 
 def train_neox(
-    data: pd.DataFrame, seed: int, config: align_reward.Config | None = None
+    data: pd.DataFrame,
+    seed: int,
+    config: align_reward.Config | None = None,
+    *,
+    checkpoints: Path | None = None,
 ) -> align_reward.Trained:
     """As :func:`neox_bt`, with the training's log and seconds."""
-    return align_reward.train(neox(seed), data, config or align_reward.Config(), seed)
+    config = config or align_reward.Config()
+    return align_reward.train(neox(seed), data, config, seed, checkpoints=checkpoints)
 
 
 def neox(seed: int) -> scoring.Network:

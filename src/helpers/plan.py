@@ -8,7 +8,7 @@ from pathlib import Path
 import papermill
 import yaml
 
-from helpers import corpora, hh, ledger, notebooks
+from helpers import corpora, hh, ledger, notebooks, sources
 
 PROFILES = ("smoke", "cpu", "gpu", "paper")
 
@@ -45,29 +45,29 @@ def make(root: Path, profile: str, names: list[str] | None = None) -> dict:
     the notebook does not have (papermill itself would only warn).
     """
     settings = read_profile(root, profile)
-    sources = {path.stem: path for path in sorted((root / "notebooks").glob("*.ipynb"))}
+    files = {path.stem: path for path in sorted((root / "notebooks").glob("*.ipynb"))}
     listed = settings["notebooks"]
     for name in listed:
-        if name not in sources:
+        if name not in files:
             raise PlanError(f"profiles/{profile}.yaml lists {name!r}: no such file in notebooks/")
-    for name in names or sources:
-        if name not in sources:
-            raise PlanError(f"no notebook {name!r}; there are {', '.join(sources)}")
+    for name in names or files:
+        if name not in files:
+            raise PlanError(f"no notebook {name!r}; there are {', '.join(files)}")
         if name not in listed:
             raise PlanError(
                 f"profiles/{profile}.yaml does not list {name!r}; add it with its parameters"
             )
     entries: dict[str, dict] = {}
-    todo = list(names or sources)
+    todo = list(names or files)
     fingerprints: dict[str, str] = {}
     while todo:
         name = todo.pop(0)
         if name in entries:
             continue
-        entry = _entry(sources[name], profile, listed[name] or {}, fingerprints)
+        entry = _entry(files[name], profile, listed[name] or {}, fingerprints)
         entries[name] = entry
         for up in entry["upstream"]:
-            if up not in listed or up not in sources:
+            if up not in listed or up not in files:
                 raise PlanError(f"{name} declares upstream {up!r}, which the profile does not have")
         todo += entry["upstream"]
     return dict(
@@ -108,8 +108,10 @@ def _entry(path: Path, profile: str, parameters: dict, fingerprints: dict[str, s
         parameters=dict(parameters, profile=profile),
         upstream=notebooks.declared(notebook, "upstream"),
         data=data,
+        # Trainings take all cores by themselves: one such notebook runs at a time.
+        training=bool(notebook.metadata.get("elephant", {}).get("training")),
         code=notebooks.code_hash(notebook),
-        helpers=notebooks.helpers_hash(modules),
+        helpers=sources.helpers_hash(modules),
         modules=sorted(modules),
     )
 

@@ -22,7 +22,7 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 
-from helpers import ledger, notebooks, plan
+from helpers import ledger, notebooks, plan, sources
 
 
 def main(arguments: list[str]) -> int:
@@ -118,7 +118,8 @@ def _execute(todo: dict, name: str, inputs: dict, reason: str) -> bool:
         commit=todo["commit"],
         data=entry["data"],
         code=entry["helpers"],
-        device=todo["device"],
+        # Of the machine that runs it: a cluster's node is not where the plan was made.
+        device=ledger.device(),
     )
     _write_json(work / "context.json", context)
     _set_kernel_environment(work / "context.json", name, todo["profile"])
@@ -171,7 +172,7 @@ def _changed_meanwhile(entry: dict) -> str:
     source = notebooks.read(Path(entry["source"]))
     now = (
         notebooks.code_hash(source),
-        notebooks.helpers_hash(notebooks.helper_modules(source)),
+        sources.helpers_hash(notebooks.helper_modules(source)),
     )
     if now != (entry["code"], entry["helpers"]):
         return "its code or a helper was edited while it ran; run it again"
@@ -233,11 +234,6 @@ def _set_kernel_environment(context: Path, name: str, profile: str) -> None:
         # A kernel of the user's own must not stand in for the one of this environment.
         "JUPYTER_PREFER_ENV_PATH": "1",
     }
-    # tqdm asks for a notebook widget; that none is installed would be said on the page, together
-    # with a path of the machine that made it.
-    os.environ["PYTHONWARNINGS"] = ",".join(
-        filter(None, [os.environ.get("PYTHONWARNINGS"), "ignore:IProgress not found"])
-    )
     # More threads than that make small models slower, and two jobs on one core tenfold so.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -28,17 +28,28 @@ def standard(score: rewards.Score, prompts: Sequence[str], responses: Sequence[s
 
 
 class Rewards:
-    """Standardised rewards of responses, and what they were since the last row of the log."""
+    """Standardised rewards of responses, and what they were since the last row of the log.
 
-    def __init__(self, policy: policies.Policy, score: rewards.Score, reference: Standard):
-        self.policy, self.score, self.reference = policy, score, reference
-        self.since: list[tuple[np.ndarray, list[int], np.ndarray]] = []
+    ``gold`` is a second score that is written down beside the first and rewards nothing: what the
+    reward model is a proxy for, where it is known.
+    """
+
+    def __init__(
+        self,
+        policy: policies.Policy,
+        score: rewards.Score,
+        reference: Standard,
+        gold: rewards.Score | None = None,
+    ):
+        self.policy, self.score, self.reference, self.gold = policy, score, reference, gold
+        self.since: list[tuple[np.ndarray, list[int], np.ndarray, np.ndarray]] = []
 
     def __call__(self, prompts: Sequence[str], responses: Sequence[Sequence[int]]) -> np.ndarray:
         """Of responses given by their tokens without padding; float array of shape (n,)."""
         texts = [policies.text(self.policy, ids) for ids in responses]
         raw = np.asarray(self.score(list(prompts), texts), dtype=float)
-        self.since.append((raw, [len(ids) for ids in responses], self.ended(responses)))
+        true = np.asarray(self.gold(list(prompts), texts) if self.gold else [], dtype=float)
+        self.since.append((raw, [len(ids) for ids in responses], self.ended(responses), true))
         return (raw - self.reference.mean) / self.reference.deviation
 
     def ended(self, responses: Sequence[Sequence[int]]) -> np.ndarray:
@@ -46,9 +57,9 @@ class Rewards:
         return np.array([end in ids for ids in responses], dtype=bool)
 
     def row(self) -> dict[str, float]:
-        raw, lengths, ended = (np.concatenate(part) for part in zip(*self.since))
+        raw, lengths, ended, true = (np.concatenate(part) for part in zip(*self.since))
         self.since = []
-        return {
+        return ({"gold": float(true.mean())} if self.gold else {}) | {
             "reward": float((raw.mean() - self.reference.mean) / self.reference.deviation),
             "raw_reward": float(raw.mean()),
             "length": float(lengths.mean()),

@@ -7,9 +7,12 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
+
+from helpers import restart
 
 # A row of the log in which one of these is not a number ends the run.
 _MUST_BE_FINITE = ("loss", "grad_norm", "reward", "kl")
@@ -29,9 +32,10 @@ class Run(NamedTuple):
 
 
 @contextmanager
-def session(seed: int, number: int | None) -> Iterator[str]:
-    """Quiet libraries, ``number`` threads, generators started at ``seed``, and a folder that is
-    deleted afterwards. The random numbers of the caller go on as if nothing had happened."""
+def session(seed: int, number: int | None, checkpoints: Path | None = None) -> Iterator[str]:
+    """Quiet libraries, ``number`` threads, generators started at ``seed``, and a folder for the
+    trainer: that of the checkpoints, or without one a folder that is deleted afterwards. The random
+    numbers of the caller go on as if nothing had happened."""
     import random
 
     import numpy as np
@@ -43,10 +47,10 @@ def session(seed: int, number: int | None) -> Iterator[str]:
         stack.enter_context(torch.random.fork_rng())
         stack.enter_context(quiet())
         stack.enter_context(threads(number))
-        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        folder = checkpoints or stack.enter_context(tempfile.TemporaryDirectory())
         set_seed(seed)
         try:
-            yield folder
+            yield str(folder)
         finally:
             random.setstate(before[0])
             np.random.set_state(before[1])
@@ -65,7 +69,7 @@ def arguments(folder: str, seed: int) -> dict:
         gradient_checkpointing=False,  # saves memory that these models do not need
         # Else a loss that is not a number counts as the mean of those before it, in silence.
         logging_nan_inf_filter=False,
-        save_strategy="no",
+        save_strategy="no",  # helpers.restart decides when
         report_to="none",
         disable_tqdm=True,
     )
@@ -74,11 +78,16 @@ def arguments(folder: str, seed: int) -> dict:
 def run(
     trainer,
     *,
+    checkpoints: Path | None = None,
     most_kl: float | None = None,
     measure: Callable[[dict], Mapping[str, float]] | None = None,
     progress: bool | None = None,
 ) -> Run:
     """Train until the end, or until the run diverges.
+
+    With a folder for ``checkpoints``, which is that of :func:`session` and of no other training, it
+    goes on from the last one there, if there is one (:mod:`helpers.restart`), and ``seconds`` are
+    those of the whole training; the caller deletes the folder in the end.
 
     It has diverged where the loss, its gradient, the reward or the KL of a logged row is not
     finite, or ``kl`` is above ``most_kl`` (nats a response). ``measure`` gets each row of the log
@@ -87,23 +96,31 @@ def run(
     """
     from transformers.trainer_callback import PrinterCallback
 
-    watch = _watch(most_kl, measure, progress)
+    start = restart.latest(checkpoints) if checkpoints else None
+    keeper = restart.callback(trainer, start) if checkpoints else None
+    before = keeper.before if keeper else 0.0
+    watch = _watch(most_kl, measure, progress, before)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(watch)
+    if keeper:
+        trainer.add_callback(keeper)
+        # TRL's would ask the hub about the model, for a page that nobody reads.
+        trainer.create_model_card = lambda *args, **kwargs: None
     started, stopped = time.perf_counter(), ""
     try:
-        trainer.train()
+        # TRL's PPO does not know the argument.
+        trainer.train(**({"resume_from_checkpoint": str(start)} if start else {}))
     except Diverged as reason:
         stopped = str(reason)
     finally:
-        seconds = time.perf_counter() - started
+        seconds = before + time.perf_counter() - started
         watch.close()
     # The last row sums up the run in the units of the library: its seconds, its mean loss.
     rows = [row for row in trainer.state.log_history if "train_runtime" not in row]
     return Run(pd.DataFrame(rows), seconds, stopped)
 
 
-def _watch(most_kl, measure, progress):
+def _watch(most_kl, measure, progress, before):
     import sys
 
     from tqdm import tqdm
@@ -114,8 +131,9 @@ def _watch(most_kl, measure, progress):
 
         def on_train_begin(self, args, state, control, **kwargs):
             off = not (sys.stderr.isatty() if progress is None else progress)
-            self.bar = tqdm(total=state.max_steps, unit="step", disable=off)
-            self.began = time.perf_counter()
+            done = state.global_step
+            self.bar = tqdm(total=state.max_steps, initial=done, unit="step", disable=off)
+            self.began = time.perf_counter() - before
 
         def on_step_end(self, args, state, control, **kwargs):
             self.bar.update()
@@ -147,13 +165,32 @@ def _watch(most_kl, measure, progress):
     return Watch()
 
 
-def finished(model):
+def finished(model, before):
     """The trained model ready for use: frozen, and with the forward pass of its class. TRL's
     trainers put one of their own on the object; a copy would still compute with the weights of
-    the original."""
+    the original. One that FSDP has shared among processes comes back whole in each of them, as a
+    copy of ``before``, the model that was given to the training, with the weights of now."""
+    if any(hasattr(module, "unshard") for module in model.modules()):
+        model = _whole(model, before)
     for module in model.modules():
         vars(module).pop("forward", None)
     return model.eval().requires_grad_(False)
+
+
+def _whole(shared, before):
+    import copy
+
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    options = StateDictOptions(full_state_dict=True)
+    weights = get_model_state_dict(shared, options=options)
+    model = copy.deepcopy(before)
+    if adapters := getattr(shared, "peft_config", None):
+        from peft import get_peft_model
+
+        model = get_peft_model(model, adapters["default"])
+    model.load_state_dict(weights)
+    return model
 
 
 def lora(rank: int, task: str):
