@@ -1,0 +1,292 @@
+"""The real-text arm of chapters 06 to 08: its jobs (:mod:`helpers.real_arms`), and what can be
+read from so few responses and so poor a judge."""
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import scipy.stats
+
+from helpers import catalogue, crossed, jobs, outcomes, real_texts, significance, stats
+from helpers.real_texts import Text
+
+_NONE: Mapping = MappingProxyType({})
+_POWER = 0.8  # that of helpers.significance's default
+# Units of :func:`readings`.
+READINGS = {
+    "judge": "share",
+    "difference": "judge's SD",
+    "win": "share",
+    "tie": "share",
+    "lose": "share",
+    "net": "share",
+    "detectable": "share",
+    "visible": "share",
+    "needed": "prompts",
+}
+# Three wins in five: what ``needed`` is reckoned for.
+CLEAR = 0.2
+# Fewer trainings an arm say nothing of what another training would give.
+FEWEST_SEEDS = 3
+
+
+def start_job(where: Text, *, measure: int, pairs: int = 0, config: Mapping = _NONE) -> jobs.Job:
+    """The policy that all begin with: as it comes, or tuned on the chosen responses of ``pairs``
+    pairs first, which a model without instructions needs. ``config`` changes
+    :data:`helpers.real_arms.SFT`."""
+    settings = dict(where=where._asdict(), measure=measure, pairs=pairs, config=dict(config))
+    return jobs.Job("real text, start", "real_arms.start", settings)
+
+
+def judge_job(
+    where: Text,
+    *,
+    candidates: Collection[str] = ("minilm", "minilm-prompt"),
+    labels: int | None = None,
+    tested: int = 300,
+) -> jobs.Job:
+    """The judge: the best of ``candidates`` (:data:`helpers.real_texts.LEARNERS`, or published
+    reward models by name) after learning from ``labels`` pairs of the part ``judge``."""
+    settings = dict(where=_who(where), candidates=list(candidates), labels=labels, tested=tested)
+    return jobs.Job("real text, judge", "real_arms.judge", settings | dict(seed=0))
+
+
+def possible(names: Collection[str], where: Text) -> tuple[list[str], dict[str, str]]:
+    """Those of the candidates for the judge that can be had here, and why the others cannot: a
+    learner on the policy's own network is no stranger to it, a published model may be out of
+    reach."""
+    reasons = {}
+    for name in names:
+        if name == where.policy:
+            reasons[name] = "it reads with the policy's own network"
+        elif name not in real_texts.LEARNERS and not Path(name).is_dir():
+            reachable, why = catalogue.reach(catalogue.row(name))
+            if not reachable:
+                reasons[name] = why
+    return [name for name in names if name not in reasons], reasons
+
+
+def signal_job(
+    where: Text, learner: str, *, labels: int | None = None, seed: int = 0, tested: int = 300
+) -> jobs.Job:
+    """A reward model that drives policies: ``labels`` pairs of the part ``panel`` (None: all)."""
+    settings = dict(where=_who(where), learner=learner, labels=labels, seed=seed, tested=tested)
+    return jobs.Job(f"real text, {learner}, {labels} labels", "real_arms.signal", settings)
+
+
+def panel_job(where: Text, *, folds: int = 3) -> jobs.Job:
+    """Categories by chapter 02's panel of all pairs that policies may learn from."""
+    settings = dict(where=_who(where), folds=folds, seed=0)
+    return jobs.Job("real text, panel", "real_arms.panel", settings)
+
+
+def dpo_job(
+    where: Text,
+    kind: str,
+    seed: int,
+    *,
+    pairs: int,
+    measure: int,
+    start: jobs.Job,
+    panel: jobs.Job,
+    config: Mapping = _NONE,
+) -> jobs.Job:
+    """DPO on ``original`` or ``cleaned`` pairs. ``config`` changes
+    :data:`helpers.real_arms.DPO`."""
+    settings = dict(where=where._asdict(), kind=kind, seed=seed, pairs=pairs, measure=measure)
+    settings["config"] = dict(config)
+    needs = {"start": start, "panel": panel}
+    return jobs.Job(f"real text, DPO, {kind}, seed {seed}", "real_arms.dpo", settings, needs)
+
+
+def reinforce_job(
+    where: Text,
+    method: str,
+    seed: int,
+    *,
+    prompts: int,
+    measure: int,
+    start: jobs.Job,
+    signal: jobs.Job,
+    config: Mapping = _NONE,
+) -> jobs.Job:
+    """``ppo`` or ``rloo`` on the rewards of a :func:`signal_job`. ``config`` changes
+    :data:`helpers.real_arms.RL`."""
+    settings = dict(where=where._asdict(), method=method, seed=seed, prompts=prompts)
+    settings |= dict(measure=measure, config=dict(config))
+    name = f"real text, {method.upper()}, {signal.settings['learner']}, seed {seed}"
+    needs = {"start": start, "signal": signal}
+    return jobs.Job(name, "real_arms.reinforce", settings, needs)
+
+
+def ranked_job(
+    where: Text,
+    seed: int,
+    *,
+    pairs: int,
+    measure: int,
+    start: jobs.Job,
+    signal: jobs.Job,
+    config: Mapping = _NONE,
+) -> jobs.Job:
+    """PRO (or ``config["method"]``) on pairs that a :func:`signal_job` ranks anew: length 2.
+    ``config`` changes :data:`helpers.real_arms.PRO`."""
+    settings = dict(where=where._asdict(), seed=seed, pairs=pairs, measure=measure)
+    settings["config"] = dict(config)
+    name = f"real text, PRO, {signal.settings['learner']}, seed {seed}"
+    return jobs.Job(name, "real_arms.ranked", settings, {"start": start, "signal": signal})
+
+
+def judged_job(trained: jobs.Job, judge: jobs.Job) -> jobs.Job:
+    """The judge's scores of what a policy of any of these jobs has written."""
+    return jobs.Job(
+        f"judged: {trained.name}", "real_arms.judged", {}, {"trained": trained, "judge": judge}
+    )
+
+
+class Contest(NamedTuple):
+    """Two arms on the same prompts before the judge.
+
+    ``difference`` of the mean scores, in standard deviations of the judge's scores of HH-RLHF's
+    responses; ``outcomes`` of the first against the second, all seeds together; ``prompts`` and
+    ``seeds``; ``detectable``: the smallest true difference of wins and losses (share) that as many
+    prompts show with power 0.8, None where none is large enough."""
+
+    difference: stats.Estimate
+    outcomes: outcomes.Summary
+    prompts: int
+    seeds: int
+    detectable: float | None
+
+
+def answers(trained: Sequence[jobs.Job], judge: jobs.Job) -> list[pd.DataFrame]:
+    """What the policies of one arm have written, judged: one frame a seed."""
+    return [
+        real_texts.table(jobs.folder(judged_job(job, judge)) / "judged.jsonl") for job in trained
+    ]
+
+
+def tested(job: jobs.Job) -> pd.DataFrame:
+    """A reward model's scores of real pairs (:func:`helpers.real_texts.tested`)."""
+    return real_texts.table(jobs.folder(job) / "tested.jsonl")
+
+
+def accuracy(job: jobs.Job) -> stats.Estimate:
+    """How often a :func:`judge_job` or :func:`signal_job` is right on real pairs it never saw."""
+    return stats.Estimate(**jobs.record(job)["accuracy"])
+
+
+def more_accurate(a: pd.DataFrame, b: pd.DataFrame, *, seed: int) -> stats.Estimate:
+    """Accuracy of one reward model minus that of another on the same pairs (:func:`tested`)."""
+    if a["pair_id"].tolist() != b["pair_id"].tolist():
+        raise ValueError("the two were not tested on the same pairs")
+    right = [(t["chosen"] > t["rejected"]).to_numpy(float) for t in (a, b)]
+    return stats.paired_bootstrap(*right, a["prompt"].to_numpy(), seed=seed)
+
+
+def contest(
+    a: Sequence[pd.DataFrame], b: Sequence[pd.DataFrame], *, seed: int, other: str = "judge"
+) -> Contest:
+    """The arm ``a`` against the arm ``b``, one frame of :func:`answers` a seed, in the same order.
+
+    ``other="judge_chosen"`` sets ``a`` against HH-RLHF's responses (then ``b`` is ``a``). With two
+    seeds or more the interval of the difference counts seeds and prompts (:mod:`helpers.crossed`);
+    with one it counts prompts only, and its method says so. Raises ValueError where the prompts of
+    two frames differ.
+    """
+    if len(a) != len(b) or not len(a):
+        raise ValueError(f"{len(a)} and {len(b)} seeds; give both arms the same seeds")
+    ids = [frame["pair_id"].tolist() for frame in [*a, *b]]
+    if any(one != ids[0] for one in ids):
+        raise ValueError("the arms have not answered the same prompts in the same order")
+    first = np.array([frame["judge"] for frame in a])
+    second = np.array([frame[other] for frame in b])
+    n = len(ids[0])
+    if len(a) > 1:
+        difference = crossed.mean(first - second).estimate
+    else:
+        difference = stats.paired_bootstrap(first[0], second[0], seed=seed)
+        difference = difference._replace(method=difference.method + "; one training an arm")
+    found = outcomes.summarise(
+        outcomes.from_scores(first.ravel(), second.ravel()),
+        None if len(a) == 1 else np.tile(np.arange(n), len(a)),
+        seed=seed,
+    )
+    return Contest(difference, found, n, len(a), detectable(n, found.tie.value))
+
+
+def readings(found: Contest, judge: stats.Estimate) -> dict[str, stats.Estimate | float | None]:
+    """What a chapter writes down of a contest, by the names of :data:`READINGS`.
+
+    ``judge`` is its measured accuracy; ``visible`` the largest difference of wins and losses that
+    it can show; ``needed`` the prompts on which it would show a true difference of :data:`CLEAR`
+    (None: a judge at or below one half never does)."""
+    needed = prompts_needed(judge.value, CLEAR)
+    return {
+        "judge": judge,
+        "difference": found.difference,
+        **{name: getattr(found.outcomes, name) for name in ("win", "tie", "lose", "net")},
+        "detectable": found.detectable,
+        "visible": visible(judge.value),
+        "needed": needed if np.isfinite(needed) else None,
+    }
+
+
+def claim(found: Contest, estimate: stats.Estimate) -> tuple[stats.Estimate | None, str]:
+    """``(value, note)`` of a claim's ledger row: no value below :data:`FEWEST_SEEDS` trainings."""
+    if found.seeds >= FEWEST_SEEDS:
+        return estimate, ""
+    trainings = "one training" if found.seeds == 1 else f"{found.seeds} trainings"
+    return None, (
+        f"{trainings} an arm and {found.prompts} prompts on real text: shown in the chapter, too "
+        "little for a verdict"
+    )
+
+
+def detectable(prompts: int, ties: float = 0.0) -> float | None:
+    """Smallest true difference of wins and losses, as a share, that a sign test on so many prompts
+    finds with power 0.8; None where not even 1 is found."""
+    try:
+        return significance.minimum_detectable_difference(prompts, discordance=max(1 - ties, 1e-9))
+    except ValueError:
+        return None
+
+
+def visible(accuracy: float, difference: float = 1.0) -> float:
+    """What a judge that is right with probability ``accuracy`` makes of a true difference of wins
+    and losses, if its errors do not depend on the arm: (2 accuracy - 1) times as much."""
+    return max(0.0, 2 * accuracy - 1) * difference
+
+
+def prompts_needed(accuracy: float, difference: float) -> float:
+    """Prompts on which such a judge shows a true difference of wins and losses with power 0.8,
+    without ties (Connor's equation, see :mod:`helpers.significance`); infinite for a coin."""
+    seen = visible(accuracy, difference)
+    if not 0 <= difference <= 1 or not 0 <= accuracy <= 1:
+        raise ValueError(f"{accuracy=}, {difference=}: both are shares in 0..1")
+    if not seen:
+        return float("inf")
+    z_alpha, z_power = scipy.stats.norm.ppf([(1 + stats.LEVEL) / 2, _POWER])
+    return float(np.ceil(((z_alpha + z_power * np.sqrt(1 - seen**2)) / seen) ** 2))
+
+
+def summary(arms: Mapping[str, Sequence[jobs.Job]], judge: jobs.Job) -> pd.DataFrame:
+    """One row a policy: ``arm``, ``seed`` (its place), ``pairs`` learned from, ``stopped``,
+    ``training_s``, ``kl`` (nats a response), ``length``, ``finished`` (share), ``judge`` (mean)."""
+    rows = []
+    for arm, trained in arms.items():
+        for place, (job, said) in enumerate(zip(trained, answers(trained, judge))):
+            known = jobs.record(job)
+            row = {key: known[key] for key in ("pairs", "stopped", "training_s")}
+            means = said[["kl", "length", "finished", "judge"]].astype(float).mean()
+            rows.append(dict(arm=arm, seed=place) | row | means.to_dict())
+    return pd.DataFrame(rows)
+
+
+def _who(where: Text) -> dict:
+    """A reward model does not depend on the policy nor on its limits: one job for all of them."""
+    fields = ("fingerprint", "subsets", "splits")
+    return {k: v for k, v in where._asdict().items() if k in fields}
