@@ -27,7 +27,7 @@ def dpo(name: str, **config) -> Job:
 
 DPO = dpo("dpo")
 FAR = dpo("too far", most_kl=1e-12, kl_every=1)
-LOST = dpo("no numbers", learning_rate=1e38, kl_every=0)
+LOST = dpo("no numbers", learning_rate=float("inf"), kl_every=0)
 PPO = Job(
     "ppo",
     "arms.reinforce",

@@ -44,6 +44,9 @@ def where(tmp_path, monkeypatch):
     monkeypatch.setattr(real_texts, "policy", lambda where: tiny)
     # The panel and the signals have all families but one that needs no network.
     stranger = {"stranger": lambda data, seed: rewards.features_bt(data, seed)._replace(family="x")}
+    # The policy writes noise, in which no reward model of words tells one response from another.
+    letters = lambda _, texts: np.array([sum(map(ord, t)) for t in texts], dtype=float)  # noqa: E731
+    stranger["letters"] = lambda data, seed: rewards.tfidf_bt(data, seed)._replace(score=letters)
     monkeypatch.setattr(real_texts, "LEARNERS", dict(real_texts.LEARNERS) | stranger)
     real_texts.read.cache_clear()
     yield real_texts.text(hh.locate(), max_tokens=120, new_tokens=6)
@@ -102,7 +105,7 @@ def test_pairs_that_do_not_fit_are_left_out_and_too_few_are_an_error(where):
 def test_an_arm_runs_is_measured_on_the_part_test_and_judged(where, tmp_path, arm):
     start = study_real.start_job(where, measure=4)
     judge, panel = study_real.judge_job(where, **JUDGE), study_real.panel_job(where)
-    signal = study_real.signal_job(where, "tfidf-words", labels=30, tested=20)
+    signal = study_real.signal_job(where, "letters", labels=30, tested=20)
     sizes = dict(measure=4, start=start)
     if arm == "start":
         job = start

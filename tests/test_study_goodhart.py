@@ -151,6 +151,7 @@ def test_trajectories_are_read_where_all_seeds_have_been():
 
 def test_ends_are_gains_on_the_prompts_that_the_start_has_answered():
     before = pd.DataFrame({"pair_id": ["p", "q"], "response": ["x", "xx"], "gold": [0.0, 1.0]})
+    before["prompt"] = ""
     row = dict(method="PRO", ranking=2, grade="g", seed=0)
     answers = pd.DataFrame(
         {

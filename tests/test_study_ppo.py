@@ -183,8 +183,11 @@ def test_a_slope_is_equivalent_to_none_only_within_the_margin():
 
 def test_no_trend_where_it_cannot_be_had():
     assert study_ppo.trend_of(*planted(1.0, n=3), seed=0) is None
-    exact = study_ppo.trend_of(*planted(0.0, noise=0.0), seed=0)
-    assert study_ppo.equivalent(exact, 1.0) is None
+    x, _, grade = planted(1.0)
+    assert study_ppo.trend_of(x, 0 * x, grade, seed=0) is None
+    assert study_ppo.trend_of(0 * x, x, grade, seed=0) is None
+    exact = study_ppo.trend_of(x, 0 * x + np.repeat([0, 1, 0, 0, 1, 0], 3), grade, seed=0)
+    assert study_ppo.equivalent(exact._replace(standard_error=0.0), 1.0) is None
 
 
 def test_units_of_a_deviation_take_the_scale_of_a_reward_away():

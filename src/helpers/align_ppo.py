@@ -46,7 +46,8 @@ class Config(NamedTuple):
     # 1 samples the policy itself, so that the KL logged is the policy's. TRL's PPO has 0.7.
     temperature: float = 1.0
     # Reward a nat of KL from the reference. TRL's 0.05, with rewards of standard deviation 1; the
-    # paper's TRL adapted its 0.2.
+    # paper's TRL adapted its 0.2. In the gold world 0.2 held a run (as above, 24 updates) at half a
+    # nat, and gold rose from 0.53 to 0.66: the reward model is soon exploited beyond that.
     kl_coef: float = 0.05
     # Standard deviations that a response without an end loses; TRL's documentation advises 1.
     missing_eos_penalty: float = 1.0

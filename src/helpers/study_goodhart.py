@@ -193,21 +193,24 @@ def ends(
     rows = []
     keys = ["method", "ranking", "grade", "seed"]
     start = before.set_index("pair_id")
+    asked, texts = start["prompt"].tolist(), start["response"].tolist()
+    # The start policy's responses are the same for all runs of a reward model: scored once.
+    then = {
+        grade: pd.Series(scorer.score(asked, texts), index=start.index)
+        for grade, (scorer, _) in proxies.items()
+    }
     for key, own in answers.groupby(keys, sort=False):
         own = own[own["pair_id"].isin(start.index)]
-        theirs = start.loc[own["pair_id"]]
         scorer, scale = proxies[key[2]]
-        asked = own["prompt"].tolist()
-        now, then = (
-            np.asarray(scorer.score(asked, texts.tolist()), dtype=float)
-            for texts in (own["response"], theirs["response"])
-        )
+        now = np.asarray(scorer.score(own["prompt"].tolist(), own["response"].tolist()))
+        old = then[key[2]].loc[own["pair_id"]].to_numpy()
+        theirs = start["gold"].loc[own["pair_id"]].to_numpy()
         kl = float(own["kl"].mean()) if "kl" in own else np.nan
         rows.append(
             dict(zip(keys, key))
             | {"kl": kl, "d": np.sqrt(max(kl, 0)) if np.isfinite(kl) else np.nan}
-            | {"gold": float((own["gold"].to_numpy() - theirs["gold"].to_numpy()).mean())}
-            | {"proxy": float((now - then).mean() / scale.deviation)}
+            | {"gold": float((own["gold"].to_numpy() - theirs).mean())}
+            | {"proxy": float((now - old).mean() / scale.deviation)}
         )
     return pd.DataFrame(rows)
 

@@ -222,8 +222,12 @@ def per_deviation(table: pd.DataFrame, column: str) -> pd.Series:
 
 
 def trend_of(x: pd.Series, y: pd.Series, grade: pd.Series, *, seed: int) -> trend.Trend | None:
-    """:func:`helpers.trend.trend` over reward models; None for fewer than the four it needs."""
-    return trend.trend(x, y, grade, seed=seed) if grade.nunique() >= 4 else None
+    """:func:`helpers.trend.trend` over reward models; None for fewer than the four that it needs,
+    and where the means of x or y are all alike, which leaves no error to test a slope by."""
+    means = pd.DataFrame({"x": x, "y": y}).groupby(np.asarray(grade)).mean()
+    if len(means) < 4 or (means.nunique() == 1).any():
+        return None
+    return trend.trend(x, y, grade, seed=seed)
 
 
 def equivalent(found: trend.Trend, margin: float) -> significance.Equivalence | None:
