@@ -107,8 +107,7 @@ def test_helpers_hash_sees_source_and_facts(tmp_path, monkeypatch):
 def test_hashes_are_the_same_in_every_process():
     # Sets of strings iterate in another order in each process; a hash over them must not.
     code = (
-        "from helpers import sources as n;"
-        "print(n.helpers_hash(n.closure({'audit', 'hh', 'book'})))"
+        "from helpers import sources as n;print(n.helpers_hash(n.closure({'audit', 'hh', 'book'})))"
     )
     seen = {
         subprocess.run(
