@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import textwrap
 import threading
 import traceback
@@ -317,7 +318,12 @@ def test_an_interrupt_ends_the_run_and_loses_nothing(cache):
     def interrupted(_request):
         raise KeyboardInterrupt
 
-    server = Server(*[prefers_good] * 3, interrupted)
+    def slow(request):
+        # As a real server: the interrupt reaches the caller while the next question is under way.
+        time.sleep(1)
+        return prefers_good(request)
+
+    server = Server(*[prefers_good] * 3, interrupted, *[slow] * 4)
     with pytest.raises(KeyboardInterrupt):
         run(server, make(20), cache)
     assert len(completions.read_cache(cache)[0]) >= 3 and len(server.asked) <= 5

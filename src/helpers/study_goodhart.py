@@ -78,7 +78,7 @@ def scores(job: jobs.Job, shape: tuple[int, int]) -> np.ndarray:
     """What :func:`helpers.arms.scored` has written, shape (prompts, samples), in standard
     deviations of all samples: one reference set for all reward models, so that they can share an
     axis and an ensemble. ValueError where all scores are the same."""
-    found = np.load(jobs.folder(job) / "scores.npy", allow_pickle=False).reshape(shape)
+    found = np.load(jobs.folder(job) / "scores.npy").reshape(shape)
     return standard_scores(found)
 
 
