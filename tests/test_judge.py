@@ -4,9 +4,9 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import textwrap
 import threading
+import time
 import traceback
 from email.utils import format_datetime
 from pathlib import Path
