@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from helpers import stats, votes
@@ -259,6 +259,7 @@ def test_expected_shares_take_arrays():
     st.sampled_from([None, 0.0, 0.1, 0.4]),
     st.sampled_from([0.0, 0.05, 0.3, 0.9]),
 )
+@example(0.49999999999999994, 1, None, 0.0)
 def test_solving_inverts_the_model(error, n, original, tie):
     model = dict(original_error=original, tie_rate=tie)
     same = float(votes.expected_shares(error, n, **model)["Same"])

@@ -229,16 +229,18 @@ def solve_error(same_share: float, n_annotators: int = 4, *, original_error=None
         raise ValueError(f"original_error={original_error} must lie in 0..0.5 (0.5 excluded)")
     model |= dict(n_annotators=n_annotators, original_error=original_error)
 
-    def excess(error: float) -> float:
-        return float(expected_shares(error, **model)["Same"]) - same_share
+    def share(error: float) -> float:
+        return float(expected_shares(error, **model)["Same"])
 
-    high, low = (excess(error) + same_share for error in (0, 0.5))
-    if not low <= same_share <= high:
+    high, low = share(0), share(0.5)
+    # A share that the model itself gave for an error next to an end may lie a rounding beyond it.
+    if not low - _ROUNDING <= same_share <= high + _ROUNDING:
         raise ValueError(
             f"same_share={same_share} must lie in {low:.4f}..{high:.4f}: coin-flipping raters give "
             "the first, raters without error the second"
         )
-    return float(brentq(excess, 0, 0.5))
+    same_share = min(max(same_share, low), high)
+    return float(brentq(lambda error: share(error) - same_share, 0, 0.5))
 
 
 def caps(n_annotators: int | Iterable[int] = 4, **model) -> pd.DataFrame:
