@@ -241,8 +241,20 @@ def test_contests_count_wins_and_pair_prompts():
         study_real.contest([a, a], [b], seed=0)
 
 
+def test_arms_that_hardly_differ_have_no_interval_and_make_no_claim():
+    same, other = _answers([1.0] * 20), _answers([1.0] * 15 + [0.0] * 5)
+    judge = study_real.stats.wilson(60, 100)
+    for b, differing in ((same, 0), (other, 5)):
+        found = study_real.contest([same] * 3, [b] * 3, seed=0)
+        assert found.differing == differing
+        read = study_real.readings(found, judge)
+        assert read["difference"] is read["net"] is None and read["tie"].n == 60
+        value, note = study_real.claim(found, found.difference)
+        assert value is None and f"differ on {differing} of 20" in note
+
+
 def test_too_few_trainings_make_no_claim():
-    a, b = _answers([1.0, 2.0, 0.5]), _answers([0.0, 1.0, 1.0])
+    a, b = _answers([1.0, 2.0, 0.5] * 3), _answers([0.0, 1.0, 1.0] * 3)
     for k in (1, 2, 3):
         found = study_real.contest([a] * k, [b] * k, seed=0)
         value, note = study_real.claim(found, found.difference)

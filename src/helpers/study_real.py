@@ -31,6 +31,9 @@ READINGS = {
 CLEAR = 0.2
 # Fewer trainings an arm say nothing of what another training would give.
 FEWEST_SEEDS = 3
+# On fewer differing prompts no sign test reaches five percent, and a bootstrap of nearly constant
+# values has an interval that is far too short (of constant ones: none at all).
+FEWEST_DIFFERING = 6
 
 
 def start_job(where: Text, *, measure: int, pairs: int = 0, config: Mapping = _NONE) -> jobs.Job:
@@ -152,13 +155,15 @@ class Contest(NamedTuple):
 
     ``difference`` of the mean scores, in standard deviations of the judge's scores of HH-RLHF's
     responses; ``outcomes`` of the first against the second, all seeds together; ``prompts`` and
-    ``seeds``; ``detectable``: the smallest true difference of wins and losses (share) that as many
-    prompts show with power 0.8, None where none is large enough."""
+    ``seeds``; ``differing``, on how many prompts any scores differ; ``detectable``: the smallest
+    true difference of wins and losses (share) that as many prompts show with power 0.8, None where
+    none is large enough."""
 
     difference: stats.Estimate
     outcomes: outcomes.Summary
     prompts: int
     seeds: int
+    differing: int
     detectable: float | None
 
 
@@ -215,7 +220,8 @@ def contest(
         None if len(a) == 1 else np.tile(np.arange(n), len(a)),
         seed=seed,
     )
-    return Contest(difference, found, n, len(a), detectable(n, found.tie.value))
+    differing = int((first != second).any(axis=0).sum())
+    return Contest(difference, found, n, len(a), differing, detectable(n, found.tie.value))
 
 
 def readings(found: Contest, judge: stats.Estimate) -> dict[str, stats.Estimate | float | None]:
@@ -223,12 +229,15 @@ def readings(found: Contest, judge: stats.Estimate) -> dict[str, stats.Estimate 
 
     ``judge`` is its measured accuracy; ``visible`` the largest difference of wins and losses that
     it can show; ``needed`` the prompts on which it would show a true difference of :data:`CLEAR`
-    (None: a judge at or below one half never does)."""
+    (None: a judge at or below one half never does). ``difference`` and ``net`` are None where the
+    arms differ on fewer prompts than :data:`FEWEST_DIFFERING`."""
     needed = prompts_needed(judge.value, CLEAR)
+    enough = found.differing >= FEWEST_DIFFERING
     return {
         "judge": judge,
-        "difference": found.difference,
-        **{name: getattr(found.outcomes, name) for name in ("win", "tie", "lose", "net")},
+        "difference": found.difference if enough else None,
+        **{name: getattr(found.outcomes, name) for name in ("win", "tie", "lose")},
+        "net": found.outcomes.net if enough else None,
         "detectable": found.detectable,
         "visible": visible(judge.value),
         "needed": needed if np.isfinite(needed) else None,
@@ -236,9 +245,12 @@ def readings(found: Contest, judge: stats.Estimate) -> dict[str, stats.Estimate 
 
 
 def claim(found: Contest, estimate: stats.Estimate) -> tuple[stats.Estimate | None, str]:
-    """``(value, note)`` of a claim's ledger row: no value below :data:`FEWEST_SEEDS` trainings."""
+    """``(value, note)`` of a claim's ledger row: no value below :data:`FEWEST_SEEDS` trainings or
+    :data:`FEWEST_DIFFERING` prompts on which the arms differ."""
     if found.seeds >= FEWEST_SEEDS:
-        return estimate, ""
+        if found.differing >= FEWEST_DIFFERING:
+            return estimate, ""
+        return None, f"the arms differ on {found.differing} of {found.prompts} prompts only"
     trainings = "one training" if found.seeds == 1 else f"{found.seeds} trainings"
     return None, (
         f"{trainings} an arm and {found.prompts} prompts on real text: shown in the chapter, too "
