@@ -28,14 +28,14 @@ def dpo(name: str, **config) -> Job:
 DPO = dpo("dpo")
 FAR = dpo("too far", most_kl=1e-12, kl_every=1)
 LOST = dpo("no numbers", learning_rate=float("inf"), kl_every=0)
+STANDARD = Job("standard", "arms.standard", {}, BOTH)
 PPO = Job(
     "ppo",
     "arms.reinforce",
     dict(method="ppo", prompts=16, seed=0, measure=MEASURE)
     | dict(config=dict(updates=2, batch_size=8, response_length=8)),
-    BOTH,
+    BOTH | dict(standard=STANDARD),
 )
-STANDARD = Job("standard", "arms.standard", {}, BOTH)
 PRO = Job(
     "pro",
     "arms.ranked",
@@ -133,7 +133,9 @@ def test_reward_models_learn_from_prompts_that_policies_are_not_judged_on(done):
 def test_the_log_of_reinforcement_has_gold_beside_the_reward(done):
     history = log(PPO)
     assert len(history) == 2 and {"reward", "raw_reward", "gold", "kl"} <= set(history.columns)
-    assert set(done["ppo"]["reference"]) == {"mean", "deviation"}
+    scale = done["standard"]
+    expected = (history["raw_reward"] - scale["mean"]) / scale["deviation"]
+    assert np.allclose(history["reward"], expected, atol=1e-5)
     assert history["gold"].between(-2, 1).all()
 
 

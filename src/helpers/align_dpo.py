@@ -192,19 +192,15 @@ def train(
         prompts = list(dict.fromkeys(data["prompt"]))[: config.kl_prompts]
         tuned = copied._replace(model=trainer.model)
 
-        def measure(row: dict) -> dict[str, float]:
-            due = config.kl_every and row["step"] // arguments.logging_steps % config.kl_every == 0
-            if not due and row["step"] != trainer.state.max_steps:
-                return {}
+        def kl() -> float:
             limit = config.kl_tokens
-            values = policies.kl(tuned, policy, prompts, seed=seed, max_new_tokens=limit)
-            return {"kl": float(values.mean())}
+            return policies.kl(tuned, policy, prompts, seed=seed, max_new_tokens=limit).mean()
 
         done = training.run(
             trainer,
             checkpoints=checkpoints,
             most_kl=config.most_kl,
-            measure=measure if config.kl_every else None,
+            measure=training.kl_rows(trainer, config.kl_every, kl),
         )
     model = training.finished(trainer.model, policy.model)
     return Trained(copied._replace(model=model), *done)

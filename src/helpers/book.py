@@ -222,7 +222,7 @@ def _claims_table(verdicts: list[claims.Verdict]) -> str:
         )
         rows.append(f"<tr>{head if first else ''}{_scope_cells(verdict)}</tr>")
     titles = ("", "Claim", "Published", "Scope", "Reproduced (votes)", "Verdict")
-    return recorded.html_table(titles, rows)
+    return tables.html_table(titles, rows)
 
 
 def _cells_table(verdicts: list[claims.Verdict]) -> str:
@@ -237,7 +237,7 @@ def _cells_table(verdicts: list[claims.Verdict]) -> str:
             f"<td>{verdict.published}</td>{_scope_cells(verdict)}</tr>"
         )
     titles = ("Cell", "Published", "Scope", "Reproduced (votes)", "Verdict")
-    return recorded.html_table(titles, rows)
+    return tables.html_table(titles, rows)
 
 
 def _scope_cells(verdict: claims.Verdict) -> str:

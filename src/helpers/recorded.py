@@ -6,7 +6,6 @@ rows. Committed, so a reader without a GPU sees what one gave, on which card and
 
 import html
 import json
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -175,7 +174,7 @@ def _runs_table(recordings: dict[str, list[Recording]]) -> str:
             cells += (f"{len(run.rows):,}", versions)
             lines.append(_line(cells))
     titles = ("Profile", "Chapter", "Device", "Date", "Commit", "Numbers", "Environment")
-    return html_table(titles, lines)
+    return tables.html_table(titles, lines)
 
 
 def _titles(columns: dict, recordings: dict) -> list[str]:
@@ -203,7 +202,9 @@ def _verdict_table(columns: dict[str, list[dict]], recordings: dict) -> str:
             cells.append(f"{value}<br>{verdict.outcome}" if value else verdict.outcome)
         lines.append(_line(cells, escape=False))
     titles = ("", "Claim or cell", "Published", "Scope", *_titles(columns, recordings))
-    return html_table(titles, lines) if lines else "No number behind any verdict has been run."
+    return (
+        tables.html_table(titles, lines) if lines else "No number behind any verdict has been run."
+    )
 
 
 def _numbers_table(columns: dict[str, list[dict]], recordings: dict, notebook: str) -> str:
@@ -215,7 +216,7 @@ def _numbers_table(columns: dict[str, list[dict]], recordings: dict, notebook: s
     lines = [
         _line([id, *(_number(rows.get(id)) for rows in by_id.values())], escape=False) for id in ids
     ]
-    return html_table(("", *_titles(columns, recordings)), lines)
+    return tables.html_table(("", *_titles(columns, recordings)), lines)
 
 
 def _number(row: dict | None) -> str:
@@ -230,13 +231,3 @@ def _number(row: dict | None) -> str:
 def _line(cells, escape: bool = True) -> str:
     shown = (html.escape(cell) if escape else cell for cell in cells)
     return "<tr>" + "".join(f"<td>{cell}</td>" for cell in shown) + "</tr>"
-
-
-def html_table(titles: Sequence[str], rows: Sequence[str]) -> str:
-    """A table for a page: titles are HTML, rows ``<tr>`` elements."""
-    head = "".join(f"<th>{title}</th>" for title in titles)
-    return (
-        f'<div class="table-wrap"><table class="plain"><thead><tr>{head}</tr></thead><tbody>'
-        + "".join(rows)
-        + "</tbody></table></div>"
-    )

@@ -9,7 +9,7 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from helpers import claims
+from helpers import claims, tables
 from helpers.history import Night
 
 _NIGHTS = 14  # listed; the sparklines show all that are kept
@@ -126,7 +126,7 @@ def _chapter_table(chapters: Sequence[Chapter], last: Night | None) -> str:
         "Verdicts that rest on it",
         "Last night",
     )
-    return _table(titles, rows)
+    return tables.html_table(titles, rows)
 
 
 def _seconds(timing: Mapping) -> str:
@@ -169,7 +169,7 @@ def _nights(nights: Sequence[Night]) -> str:
             f"<code>{head['commit'][:10] or 'unknown'}</code>",
         ]
         rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    return _table(("Night", "State", "Minutes", "Numbers", "Found", "Commit"), rows)
+    return tables.html_table(("Night", "State", "Minutes", "Numbers", "Found", "Commit"), rows)
 
 
 def _headlines(chapters: Sequence[Chapter], nights: Sequence[Night]) -> str:
@@ -194,7 +194,11 @@ def _headlines(chapters: Sequence[Chapter], nights: Sequence[Night]) -> str:
         "Every number that a claim rests on or that stands beside one which the paper prints. The "
         "line reaches from the least to the largest value of all nights kept."
     )
-    return lead + "\n\n" + _table(("Number", "Last night", "Published", "Range", "Nights"), rows)
+    return (
+        lead
+        + "\n\n"
+        + tables.html_table(("Number", "Last night", "Published", "Range", "Nights"), rows)
+    )
 
 
 def _time(when: str) -> str:
@@ -202,12 +206,3 @@ def _time(when: str) -> str:
     if not when:
         return "never"
     return f'<time class="age" datetime="{when}Z">{when[:16].replace("T", " ")} UTC</time>'
-
-
-def _table(titles: Sequence[str], rows: Sequence[str]) -> str:
-    head = "".join(f"<th>{title}</th>" for title in titles)
-    return (
-        f'<div class="table-wrap"><table class="plain"><thead><tr>{head}</tr></thead><tbody>'
-        + "".join(rows)
-        + "</tbody></table></div>"
-    )

@@ -21,7 +21,6 @@ from helpers import (
     goodhart,
     jobs,
     lexicon,
-    policyfiles,
     rewards,
     standardised,
     study_ppo,
@@ -272,11 +271,4 @@ def reinforced(
     asked = arms.prompts_of(prompts, "policy", seed=arms.PROMPTS_SEED + seed)
     settings = align_ppo.Config(**config)
     done = align_ppo.ppo(base, score, scale, asked, settings, seed, gold=gold.scores)
-    policyfiles.save(done.policy, folder)
-    done.history.to_csv(folder / "history.csv", index=False)
-    sound = all(bool(weights.isfinite().all()) for weights in done.policy.model.parameters())
-    if sound:  # weights that are no numbers write nothing
-        said = arms.measured(done.policy, base, measure)
-        path = folder / "responses.jsonl"
-        said.to_json(path, orient="records", lines=True, force_ascii=False)
-    return {"stopped": done.stopped, "training_s": done.seconds, "measured": measure * sound}
+    return arms.finish(folder, done, base, measure)

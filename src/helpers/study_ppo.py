@@ -63,7 +63,9 @@ def planned(
     settings = dict(method=method, prompts=prompts, measure=measure, config=dict(config))
     found = []
     for grade in grades:
-        needs = {"start": start, "proxy": arms.proxy_job(grade, tested=tested)}
+        proxy = arms.proxy_job(grade, tested=tested)
+        scale = arms.standard_job(grade, start, proxy)
+        needs = {"start": start, "proxy": proxy, "standard": scale}
         for seed in range(seeds):
             name = f"{method}, {grade}, seed {seed}"
             job = jobs.Job(name, "arms.reinforce", settings | {"seed": seed}, needs)
@@ -82,7 +84,8 @@ def answers(runs: Sequence[Run], start: jobs.Job) -> pd.DataFrame:
     """The measured responses of all runs, a row each: the columns of :func:`helpers.arms.measured`,
     with ``helpless``, and ``gain``: gold less that of the start policy's response to the prompt.
 
-    A run whose weights are no numbers has no responses, and no rows here.
+    A run whose weights are no numbers has no responses, and no rows here. ValueError where the
+    start policy has not answered all of the prompts.
     """
     before = arms.read(jobs.folder(start) / "responses.jsonl").set_index("pair_id")["gold"]
     found = []
@@ -93,7 +96,13 @@ def answers(runs: Sequence[Run], start: jobs.Job) -> pd.DataFrame:
         table["helpless"] = helpless(table["response"])
         table["gain"] = table["gold"] - table["pair_id"].map(before)
         found.append(table)
-    return pd.concat(found, ignore_index=True)
+    found = pd.concat(found, ignore_index=True)
+    if alone := int((~found["pair_id"].isin(before.index)).sum()):
+        raise ValueError(
+            f"{alone} responses are to prompts that the start policy has not answered; it answered "
+            f"{len(before)}: `measure` must not be larger"
+        )
+    return found
 
 
 def helpless(responses: Sequence[str]) -> list[bool]:

@@ -62,10 +62,7 @@ def plan(
     """One job of :func:`helpers.arms.ranked` for each arm and seed. ``models``: the reward model of
     each grade; ``config``: fields of align_pro.Config for all methods that do not set them."""
     found = {}
-    standards = {
-        grade: jobs.Job(f"scale of {grade}", "arms.standard", needs=dict(start=start, proxy=model))
-        for grade, model in models.items()
-    }
+    standards = {grade: arms.standard_job(grade, start, model) for grade, model in models.items()}
     for arm in wanted:
         method = dict(config, **METHODS[arm.method])
         settings = dict(prompts=prompts, length=arm.ranking, measure=measure, config=method)

@@ -2,7 +2,7 @@
 
 import hashlib
 import html
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import itables.javascript
 import itables.options as opt
@@ -36,6 +36,16 @@ def plain_html(data: pd.DataFrame, *, caption: str, formats=None) -> str:
     return (
         f'<div class="table-wrap"><table class="plain"><caption>{html.escape(caption)}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def html_table(titles: Sequence[str], rows: Sequence[str]) -> str:
+    """A table for a page: titles are HTML, rows ``<tr>`` elements."""
+    head = "".join(f"<th>{title}</th>" for title in titles)
+    return (
+        f'<div class="table-wrap"><table class="plain"><thead><tr>{head}</tr></thead><tbody>'
+        + "".join(rows)
+        + "</tbody></table></div>"
     )
 
 

@@ -120,6 +120,17 @@ def run(
     return Run(pd.DataFrame(rows), seconds, stopped)
 
 
+def kl_rows(trainer, every: int, kl: Callable[[], float]) -> Callable[[dict], dict] | None:
+    """``measure`` for :func:`run`: the ``kl`` that is called at each ``every``-th logged row and at
+    the last step. None where ``every`` is 0: the KL is slow to sample."""
+
+    def measure(row: dict) -> dict[str, float]:
+        due = row["step"] // trainer.args.logging_steps % every == 0
+        return {"kl": float(kl())} if due or row["step"] == trainer.state.max_steps else {}
+
+    return measure if every else None
+
+
 def _watch(most_kl, measure, progress, before):
     import sys
 
