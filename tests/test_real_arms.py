@@ -329,3 +329,40 @@ def test_smollm2_takes_two_steps_and_is_judged(hh_test_sets, tmp_path, monkeypat
     history = pd.read_csv(tmp_path / "jobs" / job.name / "history.csv")
     assert history["step"].tolist() == [1, 2] and np.isfinite(history["loss"]).all()
     assert done[job.name]["kl"] > 0
+
+
+def test_why_an_arm_cannot_run(where, monkeypatch):
+    source = hh.locate()
+    assert real_texts.missing(source, 4, ["harmless-base"], ["test"]) == ""
+    assert "left out" in real_texts.missing(source, 0, ["harmless-base"], ["test"])
+    lost = real_texts.missing(source, 4, ["harmless-base", "helpful-base"], ["train"])
+    assert lost == "not reachable: harmless-base train, helpful-base train"
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.delenv("HH_RLHF_DIR")
+    assert "no HH-RLHF" in real_texts.missing(hh.locate(), 4, ["harmless-base"], ["test"])
+
+
+@pytest.mark.slow
+def test_two_processes_train_smollm2_together(hh_test_sets, tmp_path, monkeypatch):
+    if bundled.smollm2_folder() is None:
+        pytest.fail("the bundled weights are missing; run `make setup`")
+    source, _ = hh_test_sets
+    monkeypatch.setenv("HH_RLHF_DIR", source.where)
+    monkeypatch.setenv("ELEPHANT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    real_texts.read.cache_clear()
+    where = real_texts.text(source, max_tokens=96, new_tokens=8)
+    signal = study_real.signal_job(where, "tfidf-words", labels=60, tested=20)
+    options = dict(measure=2, start=study_real.start_job(where, measure=2), signal=signal)
+    # Four rankings a step in either case.
+    one = study_real.ranked_job(where, 0, pairs=8, config=dict(accumulation=4), **options)
+    two = study_real.ranked_job(
+        where, 0, pairs=8, config=dict(accumulation=2), processes=2, **options
+    )
+    alone, both = jobs.run([one, two], workers=1)
+    assert both["processes"] == 2 and both["measured"] == 2 and both["stopped"] == ""
+    assert both["as_labelled"] == alone["as_labelled"]
+    losses = [pd.read_csv(jobs.folder(job) / "history.csv")["loss"] for job in (one, two)]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=0.05)
+    said = [real_texts.table(jobs.folder(job) / "responses.jsonl") for job in (one, two)]
+    assert said[0]["prompt"].tolist() == said[1]["prompt"].tolist()

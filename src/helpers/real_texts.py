@@ -77,6 +77,17 @@ def text(source: hh.Source, **settings) -> Text:
     return Text(hh.fingerprint(source), **settings)
 
 
+def missing(source: hh.Source, pairs: int, subsets: Collection, parts: Collection) -> str:
+    """Why the arm cannot run on ``pairs`` pairs of these files; empty where it can."""
+    if not pairs:
+        return "left out in this profile"
+    if source.kind == "none":
+        return "no HH-RLHF is reachable"
+    had = hh.available(source)
+    lost = [f"{a} {b}" for a in subsets for b in parts if (a, b) not in had]
+    return f"not reachable: {', '.join(lost)}" if lost else ""
+
+
 def of(settings: Mapping) -> Text:
     """A :class:`Text` from what JSON has made of it."""
     lists = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import scipy.stats
 
-from helpers import catalogue, crossed, jobs, outcomes, real_texts, significance, stats
+from helpers import catalogue, crossed, jobs, launch, outcomes, real_texts, significance, stats
 from helpers.real_texts import Text
 
 _NONE: Mapping = MappingProxyType({})
@@ -96,13 +96,13 @@ def dpo_job(
     start: jobs.Job,
     panel: jobs.Job,
     config: Mapping = _NONE,
+    processes: int = 1,
 ) -> jobs.Job:
-    """DPO on ``original`` or ``cleaned`` pairs. ``config`` changes
-    :data:`helpers.real_arms.DPO`."""
+    """DPO on ``original`` or ``cleaned`` pairs, by so many ``processes`` (:mod:`helpers.launch`),
+    as the other trainings. ``config`` changes :data:`helpers.real_arms.DPO`."""
     settings = dict(where=where._asdict(), kind=kind, seed=seed, pairs=pairs, measure=measure)
-    settings["config"] = dict(config)
-    needs = {"start": start, "panel": panel}
-    return jobs.Job(f"real text, DPO, {kind}, seed {seed}", "real_arms.dpo", settings, needs)
+    settings["config"], needs = dict(config), {"start": start, "panel": panel}
+    return _by(processes, f"DPO, {kind}, seed {seed}", "real_arms.dpo", settings, needs)
 
 
 def reinforce_job(
@@ -115,14 +115,14 @@ def reinforce_job(
     start: jobs.Job,
     signal: jobs.Job,
     config: Mapping = _NONE,
+    processes: int = 1,
 ) -> jobs.Job:
     """``ppo`` or ``rloo`` on the rewards of a :func:`signal_job`. ``config`` changes
     :data:`helpers.real_arms.RL`."""
     settings = dict(where=where._asdict(), method=method, seed=seed, prompts=prompts)
     settings |= dict(measure=measure, config=dict(config))
-    name = f"real text, {method.upper()}, {signal.settings['learner']}, seed {seed}"
-    needs = {"start": start, "signal": signal}
-    return jobs.Job(name, "real_arms.reinforce", settings, needs)
+    name, needs = _driven(method.upper(), start, signal, seed)
+    return _by(processes, name, "real_arms.reinforce", settings, needs)
 
 
 def ranked_job(
@@ -134,20 +134,29 @@ def ranked_job(
     start: jobs.Job,
     signal: jobs.Job,
     config: Mapping = _NONE,
+    processes: int = 1,
 ) -> jobs.Job:
     """PRO (or ``config["method"]``) on pairs that a :func:`signal_job` ranks anew: length 2.
     ``config`` changes :data:`helpers.real_arms.PRO`."""
     settings = dict(where=where._asdict(), seed=seed, pairs=pairs, measure=measure)
-    settings["config"] = dict(config)
-    name = f"real text, PRO, {signal.settings['learner']}, seed {seed}"
-    return jobs.Job(name, "real_arms.ranked", settings, {"start": start, "signal": signal})
+    name, needs = _driven("PRO", start, signal, seed)
+    return _by(processes, name, "real_arms.ranked", settings | dict(config=dict(config)), needs)
+
+
+def _driven(method: str, start: jobs.Job, signal: jobs.Job, seed: int) -> tuple[str, dict]:
+    name = f"{method}, {signal.settings['learner']}, seed {seed}"
+    return name, {"start": start, "signal": signal}
+
+
+def _by(processes: int, name: str, *job) -> jobs.Job:
+    made = jobs.Job(f"real text, {name}", *job)
+    return made if processes == 1 else launch.spread(made, processes)
 
 
 def judged_job(trained: jobs.Job, judge: jobs.Job) -> jobs.Job:
     """The judge's scores of what a policy of any of these jobs has written."""
-    return jobs.Job(
-        f"judged: {trained.name}", "real_arms.judged", {}, {"trained": trained, "judge": judge}
-    )
+    needs = {"trained": trained, "judge": judge}
+    return jobs.Job(f"judged: {trained.name}", "real_arms.judged", {}, needs)
 
 
 class Contest(NamedTuple):
