@@ -56,15 +56,7 @@ class NightProject(Project):
         return super().environment() | {"ELEPHANT_ALARM": str(self.teller)}
 
     def night(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            self.command("nightly", "--profile", "smoke", *arguments),
-            cwd=self.root,
-            env=self.environment() | environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
+        return self.call("nightly", "--profile", "smoke", *arguments, **environment)
 
     def kept(self) -> list[history.Night]:
         return history.nights(self.where)

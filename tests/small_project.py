@@ -82,16 +82,22 @@ class Project:
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "helpers", *arguments]
 
-    def run(self, *names: str) -> subprocess.CompletedProcess:
+    def call(
+        self, *arguments: str, timeout: float = 300, **environment: str
+    ) -> subprocess.CompletedProcess:
+        """``elephant`` with these arguments, to its end."""
         return subprocess.run(
-            self.command("run", "--profile", "smoke", *names),
+            self.command(*arguments),
             cwd=self.root,
-            env=self.environment(),
+            env=self.environment() | environment,
             capture_output=True,
             text=True,
-            timeout=180,
+            timeout=timeout,
             check=False,
         )
+
+    def run(self, *names: str) -> subprocess.CompletedProcess:
+        return self.call("run", "--profile", "smoke", *names, timeout=180)
 
     def executed(self, done: subprocess.CompletedProcess) -> set[str]:
         """Which notebooks a run really executed, by its own words."""

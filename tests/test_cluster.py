@@ -27,15 +27,8 @@ class ClusterProject(Project):
             (folder / "profiles" / executor / "config.yaml").write_text(text)
 
     def run_on(self, executor: str, **environment: str) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            self.command("run", "--profile", "smoke", "--executor", executor),
-            cwd=self.root,
-            env=self.environment() | environment,
-            capture_output=True,
-            text=True,
-            timeout=900,
-            check=False,
-        )
+        arguments = ("run", "--profile", "smoke", "--executor", executor)
+        return self.call(*arguments, timeout=900, **environment)
 
 
 @pytest.fixture(scope="module")

@@ -155,10 +155,10 @@ def _items(
 def _item(described, model, count, profile, machine, rates) -> Item:
     parameters, fetched = _parameters(model)
     stage = described["stage"]
-    each = described.get("flops", 2) * parameters  # FLOPs a token
+    each = _of(described.get("flops", 2), profile) * parameters  # FLOPs a token
     rate, how = _rate(described["measured"], model, stage, each, machine, rates)
     weights = parameters * WEIGHT_BYTES / 2**30
-    held = parameters * described.get("bytes", WEIGHT_BYTES) / 2**30
+    held = parameters * _of(described.get("bytes", WEIGHT_BYTES), profile) / 2**30
     # A training is spread over the cards, anything else is a copy on each.
     spread = max(machine.cards, 1) if stage == "train" else 1
     tokens = count * described["tokens"]
