@@ -62,6 +62,12 @@ def slow(folder, *, until):
     return {}
 
 
+def threads(folder):
+    import torch
+
+    return {"threads": torch.get_num_threads()}
+
+
 def ppo(folder, *, seed):
     from helpers import align_ppo, policies, standardised, world
 
@@ -139,6 +145,13 @@ def test_jobs_run_once_after_those_they_need(package):
     again = jobs.run([whole, left], workers=2)
     assert again == [found, jobs.record(left)] and len(calls()) == 4
     assert jobs.run([], workers=2) == []
+
+
+def test_a_job_has_one_thread_whatever_the_caller_was_given(package, monkeypatch):
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.setenv(name, "2")  # as Snakemake does
+    (found,) = jobs.run([Job("threads", "chores.threads")])
+    assert found["threads"] == 1
 
 
 def test_a_key_is_what_decides_the_result(package):

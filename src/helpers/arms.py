@@ -82,15 +82,8 @@ def proxy(folder: Path, *, grade: list, seed: int, tested: int) -> dict:
     It learns from prompts of the parts that the policies learn from: it is a signal here, never a
     judge."""
     labels, error, length, style = grade
-    drawn = mixes.drawn(
-        labels,
-        "policy",
-        "panel",
-        seed=PROXY_SEED + seed,
-        label_error=error,
-        length_bias=length,
-        style_bias=style,
-    )
+    wrong = dict(label_error=error, length_bias=length, style_bias=style)
+    drawn = mixes.drawn(labels, "policy", "panel", seed=PROXY_SEED + seed, **wrong)
     return _reward_model(folder, drawn.pairs, seed, tested)
 
 

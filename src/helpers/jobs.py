@@ -29,6 +29,11 @@ from tqdm import tqdm
 
 from helpers import ledger, sources
 
+# More threads make small models slower, and two jobs on one core tenfold so. All of the names:
+# Snakemake sets them to a notebook's cores, and torch believes MKL's before OpenMP's.
+ONE_THREAD: Mapping = MappingProxyType(
+    {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS", "NUMEXPR")}
+)
 _NONE: Mapping = MappingProxyType({})
 _ASIDE = ".partial"
 
@@ -211,7 +216,7 @@ def _hand_over(job: Job, idle: SimpleQueue, processes: list[subprocess.Popen]) -
 
 
 def _start() -> subprocess.Popen:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    environment = os.environ | dict(ONE_THREAD) | {"TOKENIZERS_PARALLELISM": "false"}
     # The ledger is the notebook's: a job has none.
     environment.pop("ELEPHANT_RUN", None)
     command = [sys.executable, "-c", "from helpers import jobs; jobs.serve()"]

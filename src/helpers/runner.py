@@ -22,7 +22,7 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 
-from helpers import ledger, notebooks, plan, sources
+from helpers import jobs, ledger, notebooks, plan, sources
 
 
 def main(arguments: list[str]) -> int:
@@ -234,8 +234,7 @@ def _set_kernel_environment(context: Path, name: str, profile: str) -> None:
         # A kernel of the user's own must not stand in for the one of this environment.
         "JUPYTER_PREFER_ENV_PATH": "1",
     }
-    # More threads than that make small models slower, and two jobs on one core tenfold so.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ |= jobs.ONE_THREAD
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
