@@ -83,24 +83,24 @@ def test_a_measured_speed_of_the_same_kind_of_card_counts_and_no_other(tmp_path)
 
 
 def test_training_is_spread_over_the_cards_and_copies_are_not():
-    given = dict(profile="paper", notebooks={})
+    given = plan.make(ROOT, "paper")
     eight = cost.chapters(ROOT, given, devices.made_for("paper"))
     one = cost.chapters(ROOT, given, devices.made_for("paper", cards=1))
-    what = "SFT on chosen responses"
+    what = "DPO on original and on cleaned pairs"
     assert item(eight, what).gib == pytest.approx((item(one, what).gib - 2) / 8 + 2)
     assert item(eight, what).seconds == pytest.approx(item(one, what).seconds / 8)
-    assert item(eight, "their rewards").gib == item(one, "their rewards").gib
+    assert item(eight, "the judge's scores").gib == item(one, "the judge's scores").gib
 
 
 def test_the_paper_fits_eight_cards_and_not_one_nor_none():
-    given = todo("paper")
+    given = plan.make(ROOT, "paper")
     made_for = devices.made_for("paper")
     assert (made_for.kind, made_for.cards) == ("A800", 8)
     found = cost.chapters(ROOT, given, made_for)
     assert budget.refusals(found, made_for, 8, free_gib=10_000) == []
-    small = Machine("8 x RTX 4090", "RTX 4090", 8, 165.0, 23.0)
+    small = Machine("8 x RTX 4080", "RTX 4080", 8, 97.0, 15.0)
     reasons = budget.refusals(cost.chapters(ROOT, given, made_for), small, 8, 10_000)
-    assert any("06 needs" in r and "GiB of a card, which has 23" in r for r in reasons)
+    assert any(r.startswith("06_dpo") and "GiB of a card, which has 15" in r for r in reasons)
     none = Machine("cpu x86_64, 2 cores", "cpu", 0, 0.2, None)
     (reason,) = budget.refusals(found, none, 8, 10_000)
     assert reason.startswith("made for 8 GPU(s), here are 0 (for 03_reward_model_accuracy")
