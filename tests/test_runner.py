@@ -117,6 +117,22 @@ def test_a_kill_at_any_moment_loses_and_doubles_nothing(tmp_path, moment):
     assert project.results() == reference.results()
 
 
+def test_a_progress_bar_is_one_line_on_the_page(tmp_path):
+    project = Project(tmp_path)
+    bar = (
+        "import sys, time\n"
+        "for i in range(4):\n"
+        "    print(f'\\r{i} of 3', end='', file=sys.stderr, flush=True)\n"
+        "    time.sleep(0.3)"
+    )
+    project.write_notebook(C, [bar, *CELLS[C]])
+    assert project.run(C).returncode == 0
+    path = project.root / "build" / "smoke" / "notebooks" / f"{C}.ipynb"
+    executed = nbformat.read(path, 4)
+    said = [out for cell in executed.cells for out in cell.get("outputs", []) if "name" in out]
+    assert [out["text"] for out in said] == ["3 of 3"]
+
+
 def test_a_cell_that_ends_the_kernel_is_no_success(tmp_path):
     project = Project(tmp_path)
     project.write_notebook(C, ["import sys; sys.exit()", *CELLS[C]])

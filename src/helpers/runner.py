@@ -138,6 +138,8 @@ def _execute(todo: dict, name: str, inputs: dict, reason: str) -> bool:
             cwd=str(ledger.project_root()),
             execution_timeout=todo["cell_timeout"],
             progress_bar=False,
+            # A progress bar would be a line on the page for each of its steps.
+            coalesce_streams=True,
         )
     except (PapermillExecutionError, CellTimeoutError, DeadKernelError) as error:
         kept = build / "failed" / f"{name}.ipynb"
