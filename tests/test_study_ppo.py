@@ -198,3 +198,10 @@ def test_units_of_a_deviation_take_the_scale_of_a_reward_away():
     assert ours.groupby(grade).mean().std(ddof=1) == pytest.approx(1)
     with pytest.raises(ValueError, match="nothing can follow"):
         study_ppo.per_deviation(table.assign(reward=1.0), "reward")
+
+
+def test_a_prompt_that_the_start_policy_has_not_answered_is_an_error(runs):
+    path = jobs.folder(START) / "responses.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(ValueError, match="has not answered; it answered 3"):
+        study_ppo.answers(runs, START)

@@ -47,8 +47,8 @@ class Config(NamedTuple):
     temperature: float = 1.0
     # Reward a nat of KL from the reference. TRL's 0.05, with rewards of standard deviation 1; the
     # paper's TRL adapted its 0.2. In the gold world 0.2 held a run (as above, 24 updates) at half a
-    # nat, and gold rose from 0.53 to 0.66: the reward model is soon exploited beyond that. From a
-    # better start two passes a batch did as well: gold 0.72 to 0.81 at half a nat.
+    # nat, and gold rose from 0.53 to 0.66: the reward model is soon exploited beyond that. With two
+    # passes a batch, from a better start: 0.72 to 0.81 at half a nat. All are single runs.
     kl_coef: float = 0.05
     # Standard deviations that a response without an end loses; TRL's documentation advises 1.
     missing_eos_penalty: float = 1.0
