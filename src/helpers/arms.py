@@ -7,6 +7,7 @@ as it has them, and returns its record: whether the run was ``stopped``, and why
 """
 
 import json
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -232,7 +233,8 @@ def tests(n: int) -> world.World:
     return mixes.drawn(n, "test", seed=TEST_SEED, label_error=0.0, **planted)
 
 
-def prompts_of(n: int, part: str, *, seed: int) -> list[str]:
+@lru_cache(maxsize=16)  # runs of one seed ask for the same ones
+def prompts_of(n: int, part: str, *, seed: int) -> tuple[str, ...]:
     """``n`` different prompts of a part."""
     found: dict[str, None] = {}
     for record, truth in world.stream(seed=seed):
@@ -240,7 +242,7 @@ def prompts_of(n: int, part: str, *, seed: int) -> list[str]:
             found[record["prompt"]] = None
         if len(found) == n:
             break
-    return list(found)
+    return tuple(found)
 
 
 def reference_of(base: policies.Policy, scorer: rewards.Scorer) -> standardised.Standard:

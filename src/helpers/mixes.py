@@ -6,6 +6,7 @@ So beside the cleaned set stand sets of the same size from the same pool whose l
 alone: a random choice of it, and a choice whose gold gaps are those of the cleaned set.
 """
 
+from functools import lru_cache
 from itertools import islice
 
 import numpy as np
@@ -27,7 +28,15 @@ def drawn(
     """``n`` pairs whose prompts belong to these parts of :mod:`helpers.splits`, and to ``subset``
     where one is given; ``settings`` are those of :func:`helpers.world.stream`. With one seed,
     settings of the annotator change labels and not texts."""
-    stream = world.stream(seed=seed, **settings)
+    found = _drawn(n, parts, seed, subset, tuple(sorted(settings.items())))
+    return world.World(found.pairs.copy(), found.truth.copy())
+
+
+# The jobs of one process ask again and again: for the pairs that all are tested on, and for one
+# pool for each arm of a seed. To make them takes as long as some steps of training.
+@lru_cache(maxsize=16)
+def _drawn(n: int, parts: tuple, seed: int, subset: str | None, settings: tuple) -> world.World:
+    stream = world.stream(seed=seed, **dict(settings))
     of_these = ((r, t) for r, t in stream if t["split"] in parts)
     wanted = ((r, t) for r, t in of_these if subset in (None, r["subset"]))
     records, truths = zip(*islice(wanted, n))
