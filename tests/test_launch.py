@@ -18,8 +18,8 @@ DRILL = '''"""Each method for a few steps, with batches of the given size in eac
 
 import torch
 import torch.distributed as dist
-from helpers import align_dpo, align_pro, align_reward, align_sft
-from helpers import graded, jobs, policies, restart, world
+from helpers import align_dpo, align_ppo, align_pro, align_reward, align_sft
+from helpers import graded, jobs, policies, restart, standardised, world
 from transformers import Trainer
 
 
@@ -75,6 +75,25 @@ def stopped(folder, *task):
     done = align_sft.train(*task, checkpoints=kept)
     assert len(seen) == 5, "two steps, the one that failed, and the last two"
     return done
+
+
+def shorter(prompts, responses):
+    return [-float(len(text)) for text in responses]
+
+
+def reinforced(folder, *, method):
+    """Two updates; of each process its weights and all that its log says."""
+    prompts = world.make(16, seed=0).pairs["prompt"].tolist()
+    config = align_ppo.Config(updates=2, batch_size=8, response_length=8, epochs=1)
+    scale, start = standardised.Standard(-20.0, 5.0), policies.neox(0)
+    run = getattr(align_ppo, method)(start, shorter, scale, prompts, config, 0)
+    weights = sum(float(w.double().abs().sum()) for w in run.policy.model.parameters())
+    before = sum(float(w.double().abs().sum()) for w in start.model.parameters())
+    own = {"weights": weights, "moved": weights != before, "stopped": run.stopped}
+    own |= run.history[["reward", "raw_reward", "length", "eos_rate", "kl"]].to_dict("list")
+    every = [None] * dist.get_world_size()
+    dist.all_gather_object(every, own)
+    return {"every": every}
 
 
 def sharded(folder):
@@ -149,6 +168,18 @@ def test_two_processes_train_as_one_with_batches_of_twice_the_size(package):
             np.testing.assert_allclose(found, values, rtol=2e-3, atol=2e-4, err_msg=name)
     folder = jobs.folder(launch.spread(two, 2))
     assert (folder / "mine.txt").is_file()
+
+
+@pytest.mark.parametrize("method", ["ppo", "rloo"])
+def test_two_processes_learn_from_their_own_responses_together(package, method):
+    job = launch.spread(Job(method, "drill.reinforced", {"method": method}), 2)
+    first, second = jobs.run([job], workers=1)[0]["every"]
+    assert first == second, "the same weights, and a log of both processes' responses"
+    assert first["moved"] and first["stopped"] == ""
+    assert len(first["kl"]) == 2, "as many updates as were asked for"
+    assert first["kl"][0] == pytest.approx(0, abs=1e-5)
+    for raw, reward in zip(first["raw_reward"], first["reward"]):
+        assert reward == pytest.approx((raw + 20) / 5)
 
 
 def test_a_shared_model_comes_back_whole(package):

@@ -8,6 +8,7 @@ standardised on fixed reference responses, since raw scales differ between rewar
 of magnitude, and with them what a KL coefficient means.
 """
 
+import copy
 import gc
 import io
 import os
@@ -32,7 +33,7 @@ class Config(NamedTuple):
     learning_rate: float = 3e-4
     # Batches of responses that are sampled; the rate falls linearly to 0 over them.
     updates: int = 30
-    # Responses an update. TRL <= 0.11, the paper's, took 128; RLOO's consist of groups.
+    # Responses an update and process. TRL <= 0.11, the paper's, took 128; RLOO's form groups.
     batch_size: int = 64
     # PPO: passes over a batch of responses. 4 is that of TRL and of the paper's TRL.
     epochs: int = 4
@@ -106,8 +107,9 @@ def ppo(
     apart.
     """
     tokenizer = policy.tokenizer
-    if len(prompts) < config.batch_size:
-        raise ValueError(f"{len(prompts)} prompts for batches of {config.batch_size}")
+    together = config.batch_size * training.processes()
+    if len(prompts) < together:  # TRL would look for a batch for ever
+        raise ValueError(f"{len(prompts)} prompts for batches of {together}")
     if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
         raise ValueError(
             f"{policy.name}: the padding token {tokenizer.pad_token!r} must be another than the "
@@ -125,7 +127,7 @@ def ppo(
         arguments = PPOConfig(
             **training.arguments(folder, seed),
             learning_rate=config.learning_rate,
-            total_episodes=config.updates * config.batch_size,
+            total_episodes=config.updates * together,
             per_device_train_batch_size=config.batch_size,
             local_rollout_forward_batch_size=config.batch_size,
             num_ppo_epochs=config.epochs,
@@ -192,6 +194,7 @@ def rloo(
             f"batches of {config.batch_size} do not consist of groups of {config.generations}"
         )
     from datasets import Dataset
+    from safetensors.torch import save_model
 
     seen = Rewards(policy, score, reference, gold)
     copied = policies.duplicate(policy)
@@ -209,8 +212,13 @@ def rloo(
             def _tokenize_prompts(self, prompts):
                 return policies.prompt_tokens(policy, prompts, config.response_length), None, {}
 
-        # TRL loads the reference from where the policy's configuration says it is.
-        policy.model.save_pretrained(f"{folder}/reference")
+        # TRL loads the reference from where the policy's configuration says it is. The library's
+        # save_pretrained would write it in the first of several processes alone.
+        settings = copy.deepcopy(policy.model.config)
+        settings.architectures = [type(policy.model).__name__]
+        settings.save_pretrained(f"{folder}/reference")
+        weights = f"{folder}/reference/model.safetensors"
+        save_model(policy.model, weights, metadata={"format": "pt"})
         named, copied.model.config._name_or_path = (
             copied.model.config._name_or_path,
             f"{folder}/reference",
@@ -298,8 +306,6 @@ def _shim(seen: Rewards, texts: dict[tuple[int, ...], str]):
 
 def _value_model(policy: policies.Policy, head_only: bool):
     """A classifier with the policy's backbone under a head of zeros."""
-    import copy
-
     import torch
     from transformers import AutoModelForSequenceClassification
 

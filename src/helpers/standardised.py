@@ -57,7 +57,9 @@ class Rewards:
         return np.array([end in ids for ids in responses], dtype=bool)
 
     def row(self) -> dict[str, float]:
-        raw, lengths, ended, true = (np.concatenate(part) for part in zip(*self.since))
+        """Means since the last call, over all processes that train together: each samples its own
+        responses, and all have to call."""
+        raw, lengths, ended, true = (np.concatenate(part) for part in zip(*_of_all(self.since)))
         self.since = []
         return ({"gold": float(true.mean())} if self.gold else {}) | {
             "reward": float((raw.mean() - self.reference.mean) / self.reference.deviation),
@@ -65,3 +67,13 @@ class Rewards:
             "length": float(lengths.mean()),
             "eos_rate": float(ended.mean()),
         }
+
+
+def _of_all(own: list) -> list:
+    import torch.distributed as dist
+
+    if not dist.is_initialized():
+        return own
+    every: list = [None] * dist.get_world_size()
+    dist.all_gather_object(every, own)
+    return [part for parts in every for part in parts]

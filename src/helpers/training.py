@@ -56,6 +56,13 @@ def session(seed: int, number: int | None, checkpoints: Path | None = None) -> I
             np.random.set_state(before[1])
 
 
+def processes() -> int:
+    """How many processes train together (:mod:`helpers.launch`)."""
+    import torch.distributed as dist
+
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
 def arguments(folder: str, seed: int) -> dict:
     """Arguments of TRL's trainers that are the same for all of ours."""
     import torch
