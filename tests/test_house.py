@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import helpers
-from helpers import notebooks, sources
+from helpers import book, notebooks, sources
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(p.stem for p in (ROOT / "src" / "helpers").glob("*.py"))
@@ -72,6 +72,11 @@ def test_notebook_cells_are_short_and_parameters_stand_in_one_tagged_cell():
         assert any(c.source.startswith("assert") or "\nassert" in c.source for c in cells), (
             path.name
         )
+
+
+def test_no_number_stands_in_the_prose_by_hand():
+    # Else only the night that builds the book would notice.
+    book.check_prose(ROOT)
 
 
 def test_data_of_others_are_not_committed():

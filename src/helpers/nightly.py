@@ -197,7 +197,7 @@ def _build_book(root: Path, todo: dict, where: Path, night: Night) -> None:
         night.head["problems"].append(f"failed: the book: {error}")
         night.head["state"] = FAILED
         history.write(where, night)
-        _say("the book was not built; the last good book stays")
+        _say(f"the book was not built, the last good book stays: {error}")
 
 
 def _keep_failure(where: Path, profile: str, id: str, began: float, line: str) -> None:
