@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -112,7 +113,7 @@ def stage(root: Path, todo: dict, out: Path) -> None:
     lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     (out / "ledger.jsonl").write_text("".join(lines), encoding="utf-8")
     (out / "absent.json").write_text(json.dumps(absent_prefixes(rows)), encoding="utf-8")
-    page = verdict_page(claims.verdicts(ledger.by_id(rows)), todo["profile"])
+    page = verdict_page(claims.verdicts(ledger.by_id(rows)), todo["profile"], todo["notebooks"])
     (out / "verdicts.md").write_text(page, encoding="utf-8")
     page = recorded.page(recorded.read(root), rows, todo["profile"])
     (out / "recorded.md").write_text(page, encoding="utf-8")
@@ -185,8 +186,11 @@ def _insert(notebook, place: int, id: str, markdown: str) -> None:
     notebook.cells.insert(place, cell)
 
 
-def verdict_page(verdicts: list[claims.Verdict], profile: str) -> str:
+def verdict_page(verdicts: list[claims.Verdict], profile: str, chapters: Collection[str]) -> str:
     """The page of all verdicts as Markdown, published and reproduced values side by side."""
+    audit = "chapter 00"  # a link to a chapter that this book leaves out would fail it
+    if "00_paper_audit" in chapters:
+        audit = f"[{audit}](notebooks/00_paper_audit.ipynb)"
     parts = [
         "# Verdicts",
         f"Profile `{profile}`. Every claim of the paper and every cell of its Tables 2 to 7 has "
@@ -202,7 +206,7 @@ def verdict_page(verdicts: list[claims.Verdict], profile: str) -> str:
             f"## Table {table}",
             f"{len(rows) // len(claims.SCOPES)} cells, {done} verdicts that are not "
             f"“{claims.NOT_RUN}”. Its place is chapter {claims.CHAPTERS[table]}. Findings of "
-            f"[chapter 00](notebooks/00_paper_audit.ipynb) about this table's printed numbers: "
+            f"{audit} about this table's printed numbers: "
             f"{', '.join(claims.AUDIT[table]) or 'none'}.",
             _cells_table(rows),
         ]
