@@ -4,7 +4,7 @@ Data flows one way, and no module imports one that stands further down::
 
     paper  stats  significance             the paper's numbers as data; intervals and tests
     crossed                                means over seeds and prompts, both drawn
-    sources  ledger  jobs                  what code there is; every number; work done only once
+    sources  ledger  cores  jobs           what code there is; every number; work done only once
     launch                                 one job by several processes
     pairs  splits  bundled  downloads      the schema of a pair; weights in packages; public files
     lexicon  gold                          the gold world's language and its true scores

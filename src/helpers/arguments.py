@@ -178,7 +178,7 @@ def _add_nightly(commands) -> None:
     )
     nightly.add_argument("--profile", default="cpu", choices=plan.PROFILES, help=PROFILE_HELP)
     nightly.add_argument(
-        "--cores", type=_positive, default=2, help="notebooks at a time (default: 2; 1 on a GPU)"
+        "--cores", type=_positive, default=2, help="computations at a time (default: 2; 1 on a GPU)"
     )
     nightly.add_argument("--keep", type=_positive, default=60, help="nights kept (default: 60)")
     nightly.add_argument(

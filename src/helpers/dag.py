@@ -1,6 +1,7 @@
 """From a plan to executed notebooks: one run of a profile at a time, ordered by Snakemake."""
 
 import json
+import os
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from helpers import budget, devices, hh, ledger, plan, runner
+from helpers import cores as cores_
 
 # Where the notebooks run: here, by SLURM, or by whatever command profiles/cluster names.
 EXECUTORS = ("local", "slurm", "cluster")
@@ -50,9 +52,10 @@ def execute(
 ) -> int:
     """Let Snakemake order the notebooks and call the runner for each that is not done.
 
-    ``cores``: notebooks at a time; one where there is a GPU, which two would fight for. A cluster's
-    limit stands in ``profiles/<executor>/config.yaml``. Raises PlanError for a plan that does not
-    fit this machine, unless it is to run elsewhere or ``anyway``.
+    ``cores``: computations at a time (:mod:`helpers.cores`); one where there is a GPU, which two
+    would fight for. One notebook that trains runs at a time. A cluster's limit stands in
+    ``profiles/<executor>/config.yaml``. Raises PlanError for a plan that does not fit this machine,
+    unless it is to run elsewhere or ``anyway``.
     """
     build = Path(todo["build"])
     for name, entry in todo["notebooks"].items():
@@ -72,12 +75,16 @@ def execute(
     command += ["--directory", str(build), "--config", f"plan={plan_file}"]
     command += ["--nolock", "--rerun-incomplete", "--keep-going"]
     command += ["--rerun-triggers", "mtime"]
+    environment = dict(os.environ)
+    environment.pop(cores_.SETTING, None)
     if executor == "local":
-        command += ["--cores", str(1 if devices.here().cards else cores)]
+        number = str(1 if devices.here().cards else cores)
+        command += ["--cores", number, "--resources", "training=1"]
+        environment[cores_.SETTING] = number
     else:
         command += ["--profile", str(root / "profiles" / executor)]
     command += ["--quiet", "all", "--"]
-    done = subprocess.run(command, check=False)
+    done = subprocess.run(command, check=False, env=environment)
     failed = [name for name in todo["notebooks"] if not runner.has_receipt(build, name)]
     if failed:
         print(f"elephant: not complete: {', '.join(failed)}", file=sys.stderr)

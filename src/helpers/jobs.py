@@ -21,13 +21,14 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from functools import lru_cache
 from pathlib import Path
 from queue import SimpleQueue
+from threading import Event
 from types import MappingProxyType
 from typing import NamedTuple
 
 from filelock import FileLock
 from tqdm import tqdm
 
-from helpers import ledger, sources
+from helpers import cores, ledger, sources
 
 # More threads make small models slower, and two jobs on one core tenfold so. All of the names:
 # Snakemake sets them to a notebook's cores, and torch believes MKL's before OpenMP's.
@@ -98,6 +99,7 @@ def run(wanted: Iterable[Job], *, workers: int | None = None) -> list[dict]:
     n = min(workers or _workers(), len(waiting))
     idle: SimpleQueue = SimpleQueue()
     processes = [_start() for _ in range(n)]
+    over = Event()
     for process in processes:
         idle.put(process)
     bar = tqdm(total=len(waiting), unit="job", disable=not waiting, mininterval=5)
@@ -111,7 +113,7 @@ def run(wanted: Iterable[Job], *, workers: int | None = None) -> list[dict]:
                         del waiting[name]
                         bar.update()
                     elif len(running) < n and all(map(done, job.needs.values())):
-                        running[threads.submit(_hand_over, job, idle, processes)] = name
+                        running[threads.submit(_hand_over, job, idle, processes, over)] = name
                         bar.set_postfix_str(job.name)
                         del waiting[name]
                 for ended in wait(running, return_when=FIRST_COMPLETED).done:
@@ -121,6 +123,7 @@ def run(wanted: Iterable[Job], *, workers: int | None = None) -> list[dict]:
                     bar.update()
         finally:
             # Also on an interrupt: what is left alone would go on computing.
+            over.set()
             for process in processes:
                 process.kill()
                 process.wait()
@@ -183,8 +186,14 @@ def _execute(aside: Path) -> None:
         aside.rename(target)
 
 
-def _hand_over(job: Job, idle: SimpleQueue, processes: list[subprocess.Popen]) -> str:
-    """Have an idle process run the job; why it failed, "" where it did not."""
+def _hand_over(job: Job, idle: SimpleQueue, processes: list[subprocess.Popen], over: Event) -> str:
+    """Have an idle process run the job, when there is a core for it; why it failed, "" where it did
+    not."""
+    with cores.one(over.is_set):
+        return _on_a_core(job, idle, processes, over)
+
+
+def _on_a_core(job: Job, idle: SimpleQueue, processes: list[subprocess.Popen], over: Event) -> str:
     aside = folder(job).with_name(key(job) + _ASIDE)
     aside.mkdir(parents=True, exist_ok=True)
     needs = {name: key(need) for name, need in job.needs.items()}
@@ -205,6 +214,8 @@ def _hand_over(job: Job, idle: SimpleQueue, processes: list[subprocess.Popen]) -
     else:
         # It died (killed for memory, say), and takes no other job with it.
         status = process.wait()
+        if over.is_set():  # killed by us: nothing is to be started any more
+            return f"{job.name}: interrupted"
         processes.append(_start())
         idle.put(processes[-1])
     if answer == "done":

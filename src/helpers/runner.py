@@ -22,7 +22,7 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 
-from helpers import jobs, ledger, notebooks, plan, sources
+from helpers import cores, jobs, ledger, notebooks, plan, sources
 
 
 def main(arguments: list[str]) -> int:
@@ -51,7 +51,7 @@ def run_notebook(todo: dict, name: str) -> bool:
         reason = why_run(build, name, inputs)
         if not reason:
             _say(name, "up to date")
-        elif not _execute(todo, name, inputs, reason):
+        elif not _on_its_core(todo, name, inputs, reason):
             return False
         _write_json(build / "receipts" / f"{name}.json", _made(build, name))
     finally:
@@ -102,6 +102,15 @@ def paths(build: Path, name: str) -> dict[str, Path]:
         ledger=build / "ledger" / f"{name}.jsonl",
         artifacts=build / "artifacts" / name,
     )
+
+
+def _on_its_core(todo: dict, name: str, inputs: dict, reason: str) -> bool:
+    if todo["notebooks"][name]["training"]:
+        return _execute(todo, name, inputs, reason)
+    with cores.one():
+        # What it starts computes on the core that it holds.
+        os.environ.pop(cores.SETTING, None)
+        return _execute(todo, name, inputs, reason)
 
 
 def _execute(todo: dict, name: str, inputs: dict, reason: str) -> bool:
