@@ -1,3 +1,4 @@
+import importlib
 import json
 
 import numpy as np
@@ -11,10 +12,12 @@ from helpers import (
     jobs,
     pairs,
     policies,
+    policyfiles,
     real_arms,
     real_texts,
     rewards,
     splits,
+    study_implicit,
     study_real,
 )
 
@@ -68,7 +71,9 @@ def _do(tmp_path, job: jobs.Job, done: dict) -> dict:
     folder = tmp_path / "jobs" / job.name
     folder.mkdir(parents=True)
     settings = json.loads(json.dumps(dict(job.settings)))
-    done[job.name] = getattr(real_arms, job.call.split(".")[1])(folder, **settings, **needs)
+    module, function = job.call.split(".")
+    call = getattr(importlib.import_module(f"helpers.{module}"), function)
+    done[job.name] = call(folder, **settings, **needs)
     json.dumps(done[job.name], allow_nan=False)
     return done[job.name]
 
@@ -329,6 +334,28 @@ def test_smollm2_takes_two_steps_and_is_judged(hh_test_sets, tmp_path, monkeypat
     history = pd.read_csv(tmp_path / "jobs" / job.name / "history.csv")
     assert history["step"].tolist() == [1, 2] and np.isfinite(history["loss"]).all()
     assert done[job.name]["kl"] > 0
+
+
+def test_a_trained_policy_is_a_reward_model_of_unseen_pairs(where, tmp_path):
+    start, panel = study_real.start_job(where, measure=4), study_real.panel_job(where)
+    options = dict(pairs=6, measure=4, start=start, panel=panel, config=CONFIG)
+    job = study_real.dpo_job(where, "original", 0, **options)
+    done: dict = {}
+    asked = study_implicit.planned_real(job, start, tested=5)
+    assert _do(tmp_path, asked, done) == {"n": 5}
+    found = real_texts.table(tmp_path / "jobs" / asked.name / "margins.jsonl")
+    # By another module's sums: the adapter on, less the adapter off.
+    base = real_texts.policy(where)
+    tuned = policyfiles.load(base, tmp_path / "jobs" / job.name, lora_rank=CONFIG["lora_rank"])
+    data = real_texts.fitting(base, real_texts.part(where, "test"), 5, seed=0)
+    assert found["pair_id"].tolist() == data["pair_id"].tolist()
+    rewards_ = []
+    for side in ("chosen", "rejected"):
+        texts = data["prompt"].tolist(), data[side].tolist()
+        ratio = policies.log_probabilities(tuned, *texts) - policies.log_probabilities(base, *texts)
+        rewards_.append(study_implicit.BETA * ratio)
+    assert found["margin"].tolist() == pytest.approx(rewards_[0] - rewards_[1], abs=1e-4)
+    assert found["margin"].abs().max() > 1e-3
 
 
 def test_why_an_arm_cannot_run(where, monkeypatch):

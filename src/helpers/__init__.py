@@ -39,6 +39,7 @@ Data flows one way, and no module imports one that stands further down::
     goodhart  outcomes  trend              proxy against gold; win, tie, lose; a trend over models
     study_real                             what so little real text can show
     study_dpo  study_pro                   trainings and tables of chapters 06 and 08
+    study_implicit                         chapter 06's policies as reward models
     verdict_prompts                        the paper's question to GPT-4, as printed and corrected
     contests  study_ppo                    responses before a judge; tables of chapter 07
     study_goodhart                         proxy against gold, of chapter 09
