@@ -4,8 +4,9 @@
 
 The policy, of a million parameters, pairs and prompts are of the gold world. The plain call is
 TRL's trainer on the same model, texts, batches, epochs and number format, with a frozen copy as
-reference where it needs one and a reward model of the same tokenizer where it takes one. PRO is in
-no library: its plain way is transformers' Trainer in random order, with the logits of all tokens.
+reference where it needs one and a reward model of the same tokenizer where it takes one. PRO and
+RRHF are in no library: their plain way is transformers' Trainer in random order, with the logits of
+all tokens. cDPO and IPO cost what DPO does, Chain of Hindsight what SFT does on as many tokens.
 Activation checkpointing is off on both sides.
 
 Both ways are timed as whole calls, tokenisation and reference included. Each call is a process of
@@ -150,8 +151,14 @@ def our_reward(task: Task, folder: str) -> None:
 
 
 def plain_pro(task: Task, folder: str) -> None:
-    config = align_pro.Config()
+    plain_ranking(task, folder, align_pro.Config())
 
+
+def plain_rrhf(task: Task, folder: str) -> None:
+    plain_ranking(task, folder, align_pro.RRHF)
+
+
+def plain_ranking(task: Task, folder: str, config: align_pro.Config) -> None:
     class Plain(Trainer):
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
             labels, rewards = inputs["labels"], inputs["rewards"]
@@ -170,8 +177,16 @@ def plain_pro(task: Task, folder: str) -> None:
 
 
 def our_pro(task: Task, folder: str) -> None:
-    config = align_pro.Config(learning_rate=1e-4, epochs=1, batch_size=BATCH, kl_every=0)
-    align_pro.train(task.policy, rankings(task), config, SEED)
+    our_ranking(task, align_pro.Config())
+
+
+def our_rrhf(task: Task, folder: str) -> None:
+    our_ranking(task, align_pro.RRHF)
+
+
+def our_ranking(task: Task, config: align_pro.Config) -> None:
+    settings = dict(learning_rate=1e-4, epochs=1, batch_size=BATCH, kl_every=0)
+    align_pro.train(task.policy, rankings(task), config._replace(**settings), SEED)
 
 
 def rankings(task: Task) -> list[align_pro.Ranking]:
@@ -260,6 +275,7 @@ WAYS = {
     "dpo": (plain_dpo, our_dpo),
     "reward": (plain_reward, our_reward),
     "pro": (plain_pro, our_pro),
+    "rrhf": (plain_rrhf, our_rrhf),
     "ppo": (plain_ppo, our_ppo),
     "rloo": (plain_rloo, our_rloo),
 }

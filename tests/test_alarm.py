@@ -48,11 +48,33 @@ def test_what_could_not_be_told_is_told_the_next_night(tmp_path, teller):
 
 
 def test_the_command_gets_no_key_and_no_shell(tmp_path, teller, monkeypatch):
-    for name in ("ELEPHANT_JUDGE_API_KEY", "ELEPHANT_REWARD_API_KEY", "HF_TOKEN"):
+    keys = ("ELEPHANT_JUDGE_API_KEY", "ELEPHANT_REWARD_API_KEY", "HF_TOKEN")
+    for name in (*keys, "HUGGING_FACE_HUB_TOKEN"):
         monkeypatch.setenv(name, "planted-secret")
     alarm.sound(tmp_path, "smoke", "n1", ["x"], f"{teller} '; touch {tmp_path}/shell'")
     assert "open smoke" in said(tmp_path) and "planted-secret" not in said(tmp_path)
     assert not (tmp_path / "shell").exists()
+
+
+def test_an_end_that_could_not_be_told_is_told_the_next_good_night(tmp_path, teller):
+    alarm.sound(tmp_path, "smoke", "n1", ["x"], teller)
+    (tmp_path / "broken").touch()
+    assert "not closed: the alarm command ended with status 4" in alarm.close(
+        tmp_path, "smoke", "n2", teller
+    )
+    assert alarm.current(tmp_path) is not None
+    (tmp_path / "broken").unlink()
+    assert alarm.close(tmp_path, "smoke", "n3", teller) == "alarm of n1 closed"
+    assert said(tmp_path).count("closed smoke") == 1 and alarm.current(tmp_path) is None
+
+
+@pytest.mark.parametrize("text", ["", "{half", "[]", '{"since": "n1"}'])
+def test_an_alarm_that_cannot_be_read_silences_nothing(tmp_path, teller, text):
+    (tmp_path / "alarm.json").write_text(text)
+    assert alarm.sound(tmp_path, "smoke", "n2", ["b.share moved"], teller).endswith("; told")
+    assert "b.share moved" in said(tmp_path) and alarm.current(tmp_path)["told"]
+    assert "closed" in alarm.close(tmp_path, "smoke", "n3", teller)
+    assert not (tmp_path / "alarm.json").exists()
 
 
 def test_an_alarm_that_cannot_be_written_is_told_all_the_same(tmp_path, teller):

@@ -173,6 +173,24 @@ def test_a_changed_verdict_is_reported_though_no_number_left_its_tolerance():
     )  # fmt: skip
 
 
+def test_a_changed_rule_of_judging_is_code_though_no_chapter_imports_it():
+    then, now = night(x=0.5), night(x=0.5)
+    for one, outcome, rules in ((then, "reproduced", "j1"), (now, "contradicted", "j2")):
+        one.head.update(verdicts={"C1": dict(outcome=outcome, notebooks=["b"])}, judging=rules)
+    (finding,) = drift.compare(now, [then])
+    assert finding.causes == ("code",) and "helpers.claims" in finding.why
+    del then.head["judging"]  # kept by an older version
+    (finding,) = drift.compare(now, [then])
+    assert finding.causes == (drift.UNEXPLAINED,)
+
+
+def test_a_tolerance_that_was_widened_with_the_number_does_not_hide_it():
+    then = dict(value=1.0, low=None, high=None, tolerance=0.1)
+    now = dict(then, value=1.5, tolerance=1.0)
+    assert "(tolerance 0.1)" in moved(night(x=then), night(x=now)).what
+    assert drift.compare(night(x=then), [night(x=now)]) == []
+
+
 def _nights(values, tolerance=1.0) -> list[Night]:
     row = dict(low=None, high=None, tolerance=tolerance)
     return [night(x=dict(row, value=float(value))) for value in values]

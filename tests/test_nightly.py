@@ -16,7 +16,7 @@ from filelock import FileLock
 from night_project import CELL_B, NightProject
 from small_project import A, B
 
-from helpers import account, cli, history, ledger, machine, nightly
+from helpers import account, alarm, cli, history, ledger, machine, nightly
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +57,7 @@ def test_a_planted_change_is_drift_by_code_with_one_alarm_until_it_is_mended(tmp
     project = NightProject(tmp_path)
     first = project.night()
     assert first.returncode == 0, first.stderr
-    assert "nothing to compare with" in first.stderr and "before: no GPU" in first.stderr
+    assert "nothing to compare with" in first.stderr and "before: " in first.stderr
     assert broken_links(project.book) == []
 
     project.change_share("0.20", "0.21")
@@ -324,6 +324,58 @@ def test_whatever_ends_a_night_is_told_and_kept_with_what_was_found(tmp_path, mo
     with pytest.raises(ZeroDivisionError):
         cli.main(["nightly", "--profile", "smoke"])
     assert "ZeroDivisionError: unforeseen" in (tmp_path / "told").read_text()
+
+
+def test_a_lock_that_has_no_place_is_told_too(tmp_path, monkeypatch, capsys):
+    (tmp_path / "Snakefile").touch()
+    (tmp_path / "build").write_text("a file where the folder should be")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ELEPHANT_ALARM", f"tee -a {tmp_path}/told")
+    assert cli.main(["nightly", "--profile", "smoke"]) == 1
+    assert "FileExistsError" in (tmp_path / "told").read_text()
+    assert "the last good book stays" in capsys.readouterr().err
+
+
+def test_a_night_that_is_killed_before_it_has_told_leaves_a_mark(tmp_path, monkeypatch):
+    """Its numbers are kept, its alarm is not: `--check` must find that."""
+    (tmp_path / "Snakefile").touch()
+    monkeypatch.chdir(tmp_path)
+    mark = tmp_path / "build" / "smoke" / "night.json"
+
+    def night(root, profile, id, began, *_):
+        mark.parent.mkdir(parents=True)
+        mark.write_text(json.dumps(dict(id=id, environment={})))
+        found = dict(commit="", environment={}, modules={}, notebooks={}, verdicts={})
+        found |= dict(state="drift", problems=[], findings=["moved: x"])
+        kept = history.Night(account.head(id, profile, began) | found, {})
+        history.write(tmp_path / "history" / "smoke", kept)
+        return kept
+
+    def killed(*_):
+        raise SystemExit(137)
+
+    monkeypatch.setattr(nightly, "_night", night)
+    with monkeypatch.context() as patch:
+        patch.setattr(alarm, "sound", killed)
+        with pytest.raises(SystemExit):
+            cli.main(["nightly", "--profile", "smoke"])
+    assert mark.is_file()
+    assert cli.main(["nightly", "--profile", "smoke", "--check", "30"]) == 1
+    assert "was cut off" in (tmp_path / "history" / "smoke" / "alarm.json").read_text()
+
+
+def test_check_tells_what_could_not_be_told(tmp_path, monkeypatch):
+    (tmp_path / "Snakefile").touch()
+    monkeypatch.chdir(tmp_path)
+    where = tmp_path / "history" / "smoke"
+    found = dict(commit="", environment={}, modules={}, notebooks={}, verdicts={}, problems=[])
+    head = account.head("20260101T000000Z", "smoke", 0.0) | found | dict(state="drift")
+    history.write(where, history.Night(head, {}))
+    alarm.sound(where, "smoke", "20260101T000000Z", ["moved: x"], "false")
+    monkeypatch.setenv("ELEPHANT_ALARM", f"tee -a {tmp_path}/told")
+    check = ["nightly", "--profile", "smoke", "--check", "100000"]
+    assert cli.main(check) == 1 and "moved: x" in (tmp_path / "told").read_text()
+    assert cli.main(check) == 0, "told once"
 
 
 def test_free_gpu_memory_and_driver_are_read_from_the_tool_of_the_card(tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from helpers import (
     real_arms,
     real_texts,
     rewards,
+    significance,
     splits,
     study_implicit,
     study_real,
@@ -264,18 +265,18 @@ def test_too_few_trainings_make_no_claim():
         found = study_real.contest([a] * k, [b] * k, seed=0)
         value, note = study_real.claim(found, found.difference)
         assert (value is None) == (k < 3) == bool(note)
-    assert study_real.detectable(3) is None, "three prompts show nothing at all"
+    assert significance.detectable(3) is None, "three prompts show nothing at all"
 
 
 def test_what_a_poor_judge_can_show():
-    assert study_real.visible(1.0, 0.3) == 0.3 and study_real.visible(0.5) == 0
-    assert study_real.visible(0.6) == pytest.approx(0.2)
-    assert study_real.prompts_needed(0.5, 0.2) == np.inf
+    assert significance.visible(1.0, 0.3) == 0.3 and significance.visible(0.5) == 0
+    assert significance.visible(0.6) == pytest.approx(0.2)
+    assert significance.prompts_needed(0.5, 0.2) == np.inf
     # Connor's equation turned round: so many prompts detect just this difference.
     for accuracy, difference in ((1.0, 0.2), (0.6, 0.5), (0.6, 1.0)):
-        n = int(study_real.prompts_needed(accuracy, difference))
-        seen = study_real.visible(accuracy, difference)
-        assert study_real.detectable(n) <= seen < study_real.detectable(n - 1)
+        n = int(significance.prompts_needed(accuracy, difference))
+        seen = significance.visible(accuracy, difference)
+        assert significance.detectable(n) <= seen < significance.detectable(n - 1)
     read = study_real.readings(
         study_real.contest([_answers([1.0, 0.0])], [_answers([0.0, 0.0])], seed=0),
         study_real.stats.wilson(4, 10),

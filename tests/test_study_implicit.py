@@ -6,7 +6,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers import arms, crossed, jobs, policies, policyfiles, rewards, study_dpo, study_implicit
+from helpers import (
+    arms,
+    crossed,
+    jobs,
+    policies,
+    policyfiles,
+    rewards,
+    splits,
+    study_dpo,
+    study_implicit,
+)
 from helpers.study_dpo import Arm
 
 BEGIN = jobs.Job("start", "arms.start", dict(responses=1))
@@ -90,7 +100,8 @@ def graders(tmp_path, monkeypatch):
 def write(job: jobs.Job, margins) -> None:
     jobs.folder(job).mkdir(parents=True)
     (jobs.folder(job) / "record.json").write_text(json.dumps({"n": len(margins)}))
-    table = pd.DataFrame({"pair_id": [str(i) for i in range(len(margins))], "margin": margins})
+    names = [f"{i:03}" for i in range(len(margins))]
+    table = pd.DataFrame({"pair_id": names, "prompt": names, "margin": margins})
     table.to_json(jobs.folder(job) / "margins.jsonl", orient="records", lines=True)
 
 
@@ -130,8 +141,46 @@ def test_a_lost_policy_leaves_no_share(graders):
     assert study_implicit.share(arm(graders, ORIGINAL, 2)) is not None
 
 
+def test_pairs_of_one_prompt_are_one_unit(graders):
+    done = arm(graders, ORIGINAL)
+    for job in done:
+        path = jobs.folder(job) / "margins.jsonl"
+        table = pd.read_json(path, lines=True, dtype={"pair_id": str, "prompt": str})
+        table["prompt"] = [f"{i // 4:03}" for i in range(len(table))]
+        table.to_json(path, orient="records", lines=True)
+    # Two of four right in every prompt: no spread but that of the first pair's.
+    found = study_implicit.share(done)
+    assert "10 prompts" in found.method and found.value == pytest.approx((20 + 19 + 19) / 120)
+    assert found.high - found.low < 0.1
+
+
+def test_a_lift_is_paired_with_the_null(tmp_path, monkeypatch):
+    monkeypatch.setenv("ELEPHANT_CACHE", str(tmp_path))
+    options = dict(more={}, start=BEGIN, pairs=12, measure=4, configs={"dpo": {}})
+    plan = study_implicit.planned(study_dpo.planned([ORIGINAL], 2, **options), BEGIN, TESTED)
+    data, longer = study_implicit.right_pairs(TESTED), rewards.length(+1)
+    for job in plan.values():
+        write(job, rewards.margins(longer, data))
+        table = data[["pair_id"]].assign(
+            prompt=data["prompt"].map(splits.prompt_hash), margin=rewards.margins(longer, data)
+        )
+        table.to_json(jobs.folder(job) / "margins.jsonl", orient="records", lines=True)
+    assert study_implicit.lift(arm(plan, ORIGINAL, 2), longer, TESTED)[:3] == (0, 0, 0)
+    over = study_implicit.lift(arm(plan, ORIGINAL, 2), rewards.length(-1), TESTED)
+    share = study_implicit.of_null(longer, TESTED, seed=0).value
+    other = study_implicit.of_null(rewards.length(-1), TESTED, seed=0).value
+    assert over.value == pytest.approx(share - other, abs=0.02)
+
+
+def test_a_null_that_learned_from_a_tested_prompt_is_refused():
+    data = study_implicit.right_pairs(TESTED)
+    knowing = rewards.length(+1)._replace(prompts=frozenset(data["prompt"].head(1)))
+    with pytest.raises(ValueError, match="learned from 1 of"):
+        study_implicit.of_null(knowing, TESTED, seed=0)
+
+
 def test_a_rule_is_asked_about_the_same_pairs():
     data = study_implicit.right_pairs(TESTED)
-    found = study_implicit.of_rule(rewards.length(+1), TESTED, seed=0)
+    found = study_implicit.of_null(rewards.length(+1), TESTED, seed=0)
     longer = data["chosen"].str.len() > data["rejected"].str.len()
     assert found.n == len(data) and found.value == pytest.approx(longer.mean())

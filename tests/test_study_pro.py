@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers import align_pro, arms, gold, jobs, rewards, study_pro, world
+from helpers import align_pro, arms, gold, jobs, rewards, stats, study_pro, world
 from helpers.study_pro import POOLED, Arm
 
 BEST, WORST = Arm("PRO", 2, "good"), Arm("PRO", 2, "poor")
@@ -63,7 +63,6 @@ def test_the_methods_are_those_of_the_papers():
     of_loss = {name: (one.method, one.sft_weight) for name, one in configs.items()}
     assert configs["PRO"] == align_pro.Config()
     assert of_loss["Eq. 3"] == (align_pro.PRINTED.method, 0.0)
-    assert of_loss["Eq. 3 with SFT"] == (align_pro.PRINTED.method, configs["PRO"].sft_weight)
     assert configs["RRHF"] == align_pro.RRHF and of_loss["CoH"][0] == align_pro.COH.method
 
 
@@ -82,6 +81,17 @@ def test_a_duel_pairs_by_seed_and_prompt_and_not_by_place():
     second = table(WORST, [[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]])
     mixed = second.sample(frac=1, random_state=0)
     assert (study_pro.duel(first, mixed, "gold", 0.0)["outcome"] == 0).all()
+
+
+def test_the_weakest_lead_is_the_one_that_is_shown_least():
+    def lead(value, low, high):
+        return stats.Estimate(value, low, high, 6, "")
+
+    leads = {"many": lead(0.12, 0.03, 0.21), "few": lead(0.15, -0.02, 0.32)}
+    assert study_pro.weakest(leads)[0] == "few", "its value is larger and its interval holds zero"
+    leads["against"] = lead(-0.1, -0.15, -0.05)
+    leads["vague"] = lead(0.0, -0.5, 0.5)
+    assert study_pro.weakest(leads)[0] == "against", "one set where it is reversed decides"
 
 
 def test_an_answer_without_its_opponent_is_an_error():

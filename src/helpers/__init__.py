@@ -53,8 +53,8 @@ Data flows one way, and no module imports one that stands further down::
     model_page  model_report               the page; files in, files out
     machine  devices                       what numbers are made on; cards, their peak and memory
     notebooks  plan  runner                what has to be executed, and its execution
-    cost  budget  dag                      what it costs; whether it fits; its order
     recorded                               runs on a GPU that are kept
+    cost  budget  dag                      what it costs; whether it fits; its order
     history  drift  alarm                  the nights kept; what changed and why; who is told
     prose  roles  status  book             the number check, its roles, the pages, the Jupyter Book
     account  nightly                       what a night found; the night itself

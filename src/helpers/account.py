@@ -38,6 +38,8 @@ def gather(todo: dict, id: str, began: float, environment: dict) -> Night:
         },
         notebooks=chapters,
         verdicts=_verdicts(by_id),
+        # No chapter need import what judges its rows.
+        judging=sources.helpers_hash(sources.closure({"claims"})),
         problems=problems,
     )
     return Night(full, by_id)

@@ -22,9 +22,17 @@ class AlarmError(RuntimeError):
 
 
 def current(where: Path) -> dict | None:
-    """The open alarm of the folder of nights, or None."""
+    """The open alarm of the folder of nights, or None. One that cannot be read is open and was not
+    told: it must not silence those after it."""
     path = where / "alarm.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if not path.is_file():
+        return None
+    unread = dict(profile="", since="unknown", nights=1, told=False, lines=[f"unreadable: {path}"])
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return unread
+    return found if isinstance(found, dict) and found.keys() >= unread.keys() else unread
 
 
 def sound(where: Path, profile: str, night: str, lines: list[str], command: str) -> str:
@@ -34,7 +42,7 @@ def sound(where: Path, profile: str, night: str, lines: list[str], command: str)
     """
     alarm = current(where) or dict(profile=profile, since=night, nights=0, told=False)
     first = not alarm["nights"]
-    alarm |= dict(last=night, nights=alarm["nights"] + 1, lines=lines)
+    alarm |= dict(profile=profile, last=night, nights=alarm["nights"] + 1, lines=lines)
     told = "no command is set (ELEPHANT_ALARM)"
     if command and alarm["told"]:
         told = "already told"
@@ -50,17 +58,20 @@ def sound(where: Path, profile: str, night: str, lines: list[str], command: str)
 
 
 def close(where: Path, profile: str, night: str, command: str) -> str:
-    """Close the open alarm, if there is one; what was done, in words, or ""."""
+    """Close the open alarm, if there is one; what was done, in words, or "".
+
+    Where the command fails the alarm stays, told as open: the next good night tries again.
+    """
     alarm = current(where)
     if alarm is None:
         return ""
-    problem = ""
     if command:
         text = f"{profile}: good again in the night {night}; the alarm was open since "
         text += f"{alarm['since']}, {alarm['nights']} night(s)\n"
-        problem = _tell(command, "closed", profile, text)
+        if problem := _tell(command, "closed", profile, text):
+            return f"alarm of {alarm['since']} not closed: {problem}"
     (where / "alarm.json").unlink()
-    return f"alarm of {alarm['since']} closed" + (f"; {problem}" if problem else "")
+    return f"alarm of {alarm['since']} closed"
 
 
 def self_test(where: Path, profile: str, command: str) -> list[str]:
@@ -116,7 +127,8 @@ def _tell(command: str, state: str, profile: str, text: str) -> str:
 
 
 def _is_key(variable: str) -> bool:
-    return variable.endswith(("_API_KEY", "_TOKEN")) and variable.startswith(("ELEPHANT", "HF"))
+    own = ("ELEPHANT", "HF", "HUGGING")
+    return variable.endswith(("_KEY", "_TOKEN")) and variable.startswith(own)
 
 
 def _text(alarm: dict) -> str:

@@ -170,7 +170,8 @@ def ranked(
     found |= {"lead": float(leads["right"].mean()), "n": len(asked)}
     # The markers in words that the gold world's tokenizer knows; only CoH reads them.
     settings = align_pro.Config(**config)._replace(markers=hindsight.WORLD)
-    done = align_pro.train(base, rankings, settings, seed)
+    kept = jobs.checkpoints(folder)
+    done = align_pro.train(base, rankings, settings, seed, checkpoints=kept)
     return finish(folder, done, base, measure) | {"rankings": found}
 
 
@@ -255,8 +256,12 @@ def reference_of(base: policies.Policy, scorer: rewards.Scorer) -> standardised.
 
 
 def load_policy(folder: Path) -> policies.Policy:
-    """The policy that a job has written."""
-    return policyfiles.load(policies.neox(0), folder)
+    """The policy that a job has written, on the GPU where there is one: trainers move what they
+    train there, and a reference that stayed behind could not read its tokens."""
+    import torch
+
+    made = policyfiles.load(policies.neox(0), folder)
+    return made._replace(model=made.model.to("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def load_scorer(folder: Path) -> rewards.Scorer:

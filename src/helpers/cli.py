@@ -1,5 +1,6 @@
 """The ``elephant`` command (also ``python -m helpers``)."""
 
+import math
 import os
 import sys
 from pathlib import Path
@@ -83,15 +84,21 @@ def _nightly_command(options) -> int:
 def _plan_command(options) -> int:
     root, todo = dag.make_plan(options.profile)
     machine = devices.made_for(options.profile, options.device, options.cards)
-    print(budget.table(cost.chapters(root, todo, machine), machine))
+    found = cost.chapters(root, todo, machine)
+    print(budget.table(found, machine))
     print(
         "\nMeasured speeds: `tokens/s` rows of past runs. Estimates: peak and share of it that\n"
         "facts/work.yaml names; several cards are taken to be as fast as their number."
     )
+    built = [chapter for chapter in found if not chapter.planned]
+    # Its disk is not known.
+    there = budget.refusals(built, machine, machine.cards, math.inf)
+    for reason in there:
+        print(f"On {machine.device}: {reason}")
     reasons = budget.why_not(root, todo)
     here = ledger.device()
     print(f"This machine ({here}): {'it fits' if not reasons else '; '.join(reasons)}")
-    return 1 if reasons else 0
+    return 1 if reasons or there else 0
 
 
 def _record_command(options) -> int:

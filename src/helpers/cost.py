@@ -14,7 +14,7 @@ from typing import NamedTuple
 import papermill
 import yaml
 
-from helpers import catalogue, devices, ledger, notebooks, plan, runner
+from helpers import catalogue, devices, ledger, notebooks, plan, recorded, runner
 
 WEIGHT_BYTES = 2  # bf16
 MEASURED, ESTIMATE = "measured", "estimate"
@@ -55,10 +55,11 @@ class Chapter(NamedTuple):
 def measured_rates(root: Path) -> list[dict]:
     """Rows in tokens a second of all runs under ``build/`` and of the recorded ones."""
     found = []
-    for pattern in ("build/*/ledger/*.jsonl", "results/recorded/*/*.jsonl"):
-        for path in sorted(root.glob(pattern)):
-            found += [row for row in ledger.read(path) if row["unit"] == "tokens/s"]
-    return found
+    for path in sorted(root.glob("build/*/ledger/*.jsonl")):
+        found += ledger.read(path)
+    for runs in recorded.read(root).values():
+        found += [row for run in runs for row in run.rows]
+    return [row for row in found if row["unit"] == "tokens/s"]
 
 
 def chapters(root: Path, todo: dict, machine: devices.Machine) -> list[Chapter]:

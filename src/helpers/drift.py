@@ -171,7 +171,10 @@ def _redefined(old: Mapping, new: Mapping) -> str:
 
 
 def _moved(old: Mapping, new: Mapping) -> str:
-    allowed = max(tolerance(old), tolerance(new))
+    # That of the good night: a tolerance that was widened with the number must not hide it. Devices
+    # differ in theirs, and a change of device is no change of the rule.
+    same = old["tolerance"] == new["tolerance"]
+    allowed = max(tolerance(old), tolerance(new)) if same else tolerance(old)
     for field in ("value", "low", "high"):
         before, after = old[field], new[field]
         if before is None and after is None:
@@ -202,12 +205,17 @@ def _values(id: str, row: Mapping, nights: Sequence[Night]) -> list[float]:
 def _verdicts(then: Night, now: Night, rows: Mapping[str, dict], failed: set[str]) -> list[Finding]:
     """Verdicts that changed, but for those whose rows a failed notebook owes."""
     found = []
+    # A night of an older version does not say by what rules it judged.
+    rules = then.head.get("judging") not in (None, now.head.get("judging"))
     for id, old in then.head["verdicts"].items():
         new = now.head["verdicts"].get(id, dict(outcome="no longer judged", notebooks=[]))
         names = sorted({*old["notebooks"], *new["notebooks"]})
         if old["outcome"] == new["outcome"] or failed & set(names):
             continue
         sure = [causes(name, then, now) for name in names] or [((UNEXPLAINED,), "no notebook")]
+        if rules:
+            sure = [one for one in sure if one[0] != (UNEXPLAINED,)]
+            sure.append((("code",), "helpers.claims or what it rests on"))
         classes = {cause for some, _ in sure for cause in some}
         ordered = tuple(c for c in CAUSES if c in classes) or (UNEXPLAINED,)
         why = "; ".join(dict.fromkeys(text for _, text in sure))

@@ -6,6 +6,7 @@ something that decides its result has changed. A killed one is started again and
 left in its folder (:func:`checkpoints`, where it writes some).
 """
 
+import contextlib
 import gc
 import importlib
 import json
@@ -19,12 +20,14 @@ import traceback
 from collections.abc import Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event
 from types import MappingProxyType
 from typing import NamedTuple
 
+import psutil
 from filelock import FileLock
 from tqdm import tqdm
 
@@ -37,6 +40,7 @@ ONE_THREAD: Mapping = MappingProxyType(
 )
 _NONE: Mapping = MappingProxyType({})
 _ASIDE = ".partial"
+_LIBRARIES = ("torch", "transformers", "trl", "peft")
 
 
 class Job(NamedTuple):
@@ -55,10 +59,11 @@ class JobsFailed(RuntimeError):
 
 
 def key(job: Job) -> str:
-    """Hash of everything that decides what the job makes."""
+    """Hash of everything that decides what the job makes: also of the libraries that train, and of
+    the kind of device, on which sums come out otherwise."""
     module = job.call.split(".")[0]
     needs = {name: key(need) for name, need in job.needs.items()}
-    parts = [job.call, dict(job.settings), needs, _code(module)]
+    parts = [job.call, dict(job.settings), needs, _code(module), *_ground()]
     return sources.digest(json.dumps(parts, sort_keys=True).encode())
 
 
@@ -125,8 +130,7 @@ def run(wanted: Iterable[Job], *, workers: int | None = None) -> list[dict]:
             # Also on an interrupt: what is left alone would go on computing.
             over.set()
             for process in processes:
-                process.kill()
-                process.wait()
+                _kill(process)
     if failed:
         raise JobsFailed("\n".join(failed.values()))
     return [record(job) for job in wanted]
@@ -235,6 +239,19 @@ def _start() -> subprocess.Popen:
     return subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
 
 
+def _kill(process: subprocess.Popen) -> None:
+    """With all that it has started: a training by several processes is a tree of them, and what is
+    left of it would write into the folder of the next try."""
+    try:
+        family = psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        family = []
+    for one in (process, *family):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
+    process.wait()
+
+
 def _with_needs(jobs: Iterable[Job]) -> list[Job]:
     """Needs before what needs them, each once; of a finished job not what it needed."""
     found: dict[str, Job] = {}
@@ -269,6 +286,12 @@ def _peak_mb() -> float | None:
     except OSError:
         return None
     return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1024
+
+
+@lru_cache
+def _ground() -> tuple[str, ...]:
+    device = ledger.device().split(",")[0]  # not how many cores: a job has one thread
+    return device, *(f"{name} {version(name)}" for name in _LIBRARIES)
 
 
 @lru_cache

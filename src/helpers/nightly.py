@@ -34,6 +34,9 @@ from helpers.history import DRIFT, FAILED, GOOD, Night
 # 1 is also what any other command ends with where it fails; 2 is a wrong argument.
 EXIT = {GOOD: 0, FAILED: 1, DRIFT: 3}
 _SHOWN = 40  # findings printed; the history file has all
+# Trainings that no run has asked for in so many days (or nights kept, if more) are deleted: other
+# profiles share the cache, and are not run every night.
+_LEAST_DAYS = 60
 
 
 class NightError(RuntimeError):
@@ -49,33 +52,42 @@ def run(profile: str, *, cores: int, keep: int, reuse: bool, command: str) -> in
     root = ledger.project_root()
     where = history.folder(root, profile)
     began = time.monotonic()
-    with _one_night(root):
-        id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
-        try:
+    id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    try:
+        with _one_night(root):
             night = _night(root, profile, id, began, cores, keep, reuse)
-        except Exception as error:
-            # Nobody watches a night: whatever ended it has to be told.
-            line = f"{type(error).__name__}: {error}"
-            _keep_failure(where, profile, id, began, line)
-            _say(alarm.sound(where, profile, id, [line], command))
-            if isinstance(error, OSError | ValueError | book.BookError | history.HistoryError):
-                _say(f"FAILED: {line}; the last good book stays")
-                return EXIT[FAILED]
-            raise
-        state = night.head["state"]
-        lines = [*night.head["problems"], *night.head["findings"]]
-        for line in lines[:_SHOWN]:
-            print(line)
-        if len(lines) > _SHOWN:
-            print(f"and {len(lines) - _SHOWN} more: all are in {where / id}.jsonl.gz")
-        if state == GOOD:
-            told = alarm.close(where, profile, id, command)
-        else:
-            told = alarm.sound(where, profile, id, lines, command)
-        if told:
-            _say(told)
-        _say(f"{state}: {len(night.rows):,} rows, {night.head['minutes']:.1f} minutes")
-    return EXIT[state]
+            _tell(where, profile, night, command)
+            # Last: until it has been told, a kill leaves a mark that `--check` finds.
+            _mark(plan.build_folder(root, profile)).unlink(missing_ok=True)
+    except NightError:  # another night's, which tells of itself
+        raise
+    except Exception as error:
+        # Nobody watches a night: whatever ended it has to be told, also a lock that has no place.
+        line = f"{type(error).__name__}: {error}"
+        _keep_failure(where, profile, id, began, line)
+        _say(alarm.sound(where, profile, id, [line], command))
+        if isinstance(error, OSError | ValueError | book.BookError | history.HistoryError):
+            _say(f"FAILED: {line}; the last good book stays")
+            return EXIT[FAILED]
+        raise
+    return EXIT[night.head["state"]]
+
+
+def _tell(where: Path, profile: str, night: Night, command: str) -> None:
+    """Print what was found; open, keep or close the alarm."""
+    id, state = night.head["id"], night.head["state"]
+    lines = [*night.head["problems"], *night.head["findings"]]
+    for line in lines[:_SHOWN]:
+        print(line)
+    if len(lines) > _SHOWN:
+        print(f"and {len(lines) - _SHOWN} more: all are in {where / id}.jsonl.gz")
+    if state == GOOD:
+        told = alarm.close(where, profile, id, command)
+    else:
+        told = alarm.sound(where, profile, id, lines, command)
+    if told:
+        _say(told)
+    _say(f"{state}: {len(night.rows):,} rows, {night.head['minutes']:.1f} minutes")
 
 
 def accept(profile: str, reason: str, command: str) -> str:
@@ -108,6 +120,9 @@ def check(profile: str, hours: float, command: str) -> int:
     past = history.nights(where)
     last = past[-1].head["finished"] if past else ""
     age = (datetime.now(UTC) - datetime.fromisoformat(last)).total_seconds() / 3600 if last else 0
+    untold = alarm.current(where)
+    if untold and command and not untold["told"]:
+        problem = f"the alarm of {untold['since']} was not told: {untold['lines'][:1]}"
     if not past or age > hours:
         problem = f"no night of {profile!r} has ended in {hours:g} hours (the last: {last or '–'})"
     try:
@@ -138,7 +153,7 @@ def _night(
         facts = machine.environment(todo["device"])
         fresh = build / "night-cache"
         kept = {one.head["id"] for one in past}
-        cut_off = _begin(build, todo, id, facts, fresh, kept)
+        cut_off = _begin(build, todo, id, facts | {"reuse": str(reuse)}, fresh, kept)
         _say(f"{id}: {len(todo['notebooks'])} notebook(s), profile {profile}")
         _say(f"before: {machine.gpu_memory()}")
         with _results_in(None if reuse else fresh):
@@ -159,8 +174,7 @@ def _night(
         history.write(where, night)
         _build_book(root, todo, where, night)
         history.prune(where, keep)
-        jobs.sweep(keep)
-        _mark(build).unlink(missing_ok=True)
+        jobs.sweep(max(keep, _LEAST_DAYS))
         shutil.rmtree(fresh, ignore_errors=True)
         _say(f"disk: {_megabytes(where)} in {where.name} nights, {_megabytes(build)} in its build")
     return night
@@ -169,8 +183,9 @@ def _night(
 def _begin(build: Path, todo: dict, id: str, facts: dict, fresh: Path, kept: set[str]) -> str:
     """Make everything run again, or go on from a night that was cut off; that night's id or "".
 
-    It is gone on from only in the same environment, for one night's numbers come from one machine,
-    and only if it was not ``kept``: then it was cut off after its numbers, which count once.
+    It is gone on from only in the same environment (``facts``, also whether the cache was reused),
+    for one night's numbers come from one machine in one way, and only if it was not ``kept``: then
+    it was cut off after its numbers, which count once.
     """
     mark = _mark(build)
     text = json.dumps(dict(id=id, environment=facts), indent=1)
@@ -182,6 +197,8 @@ def _begin(build: Path, todo: dict, id: str, facts: dict, fresh: Path, kept: set
             return before["id"]
         mark.unlink()
     shutil.rmtree(fresh, ignore_errors=True)
+    # What failed on an earlier night is no reason for this one.
+    shutil.rmtree(build / "failed", ignore_errors=True)
     for name, entry in todo["notebooks"].items():
         runner.drop_stale_receipt(build, name, entry, force=True)
     # Last: with it, whatever is done counts as done tonight.

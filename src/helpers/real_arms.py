@@ -131,6 +131,7 @@ def dpo(
     known = align_dpo.remembered_log_probabilities
     done = align_dpo.train(base, data, settings, seed, known, checkpoints=kept)
     record = _finish(folder, done, base, text, measure, data, taught)
+    record["tokens"] = settings.epochs * _tokens(base, data)
     if kind == "cleaned":
         record["swapped"] = int(found[data["pair_id"]].eq("Opposite").sum())
     return record
@@ -179,10 +180,11 @@ def ranked(
         align_pro.Ranking(prompt, tuple(texts), tuple(row))
         for prompt, texts, row in zip(prompts, both.to_numpy(), scores.tolist())
     ]
-    kept = jobs.checkpoints(folder)
-    done = align_pro.train(base, rankings, PRO._replace(**config), seed, checkpoints=kept)
+    kept, settings = jobs.checkpoints(folder), PRO._replace(**config)
+    done = align_pro.train(base, rankings, settings, seed, checkpoints=kept)
     # 1 where the reward model ranks as the label does.
     order = {"as_labelled": (scores[:, 0] > scores[:, 1]).astype(int).tolist()}
+    order["tokens"] = settings.epochs * _tokens(base, data)
     return _finish(folder, done, base, text, measure, data, _taught_by(scorer)) | order
 
 
@@ -255,6 +257,13 @@ def _reward_model(folder: Path, where: Text, own: dict, tested: int) -> dict:
     return {"stopped": "", "accuracy": right, "learned": scorer.learned} | about
 
 
+def _tokens(base: policies.Policy, data: pd.DataFrame) -> int:
+    """Of both texts of the pairs, prompts included: what one pass goes over."""
+    prompts = data["prompt"].tolist()
+    sides = (policies.encode(base, prompts, data[s].tolist()) for s in ("chosen", "rejected"))
+    return sum(len(tokens.ids) for side in sides for tokens in side)
+
+
 def _taught_by(scorer: rewards.Scorer) -> dict:
     return {"families": [scorer.family], "pair_ids": sorted(scorer.pair_ids)}
 
@@ -280,4 +289,5 @@ def _finish(
         found = real_texts.measured(done.policy, reference, where, measure, seed=TEST_SEED)
         real_texts.write(found, folder / "responses.jsonl")
     record = dict(stopped=done.stopped, training_s=done.seconds, measured=measure * sound)
-    return record | {"pairs": len(data), "kl": float(found["kl"].mean()) if sound else None}
+    record |= dict(policy=base.name, revision=base.revision, pairs=len(data))
+    return record | {"kl": float(found["kl"].mean()) if sound else None}

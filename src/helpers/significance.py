@@ -17,6 +17,8 @@ from statsmodels.stats.power import NormalIndPower
 
 from helpers.stats import LEVEL, Estimate, as_pair, check_counts
 
+_POWER = 0.8  # the usual one, and the default of what is asked for a difference
+
 
 class McNemar(NamedTuple):
     """Items only `a` got right, items only `b` got right, all items, two-sided exact p-value."""
@@ -165,6 +167,34 @@ def equivalence(
     method = f"t interval, {df:g} degrees of freedom, in units of the margin {margin:g}; TOST"
     effect = Estimate(*map(float, ends), n, method)
     return Equivalence(effect, float(p_value), bool(p_value <= alpha))
+
+
+def detectable(prompts: int, ties: float = 0.0) -> float | None:
+    """Smallest true difference of wins and losses, as a share, that a sign test on so many prompts
+    finds with power 0.8; None where not even 1 is found."""
+    try:
+        return minimum_detectable_difference(prompts, discordance=max(1 - ties, 1e-9))
+    except ValueError:
+        return None
+
+
+def visible(accuracy: float, difference: float = 1.0) -> float:
+    """What a judge that is right with probability ``accuracy`` makes of a true difference of wins
+    and losses, if its errors do not depend on the arm: (2 accuracy - 1) times as much."""
+    return max(0.0, 2 * accuracy - 1) * difference
+
+
+def prompts_needed(accuracy: float, difference: float) -> float:
+    """Prompts on which such a judge shows a true difference of wins and losses with power 0.8,
+    without ties (Connor's equation, as in :func:`minimum_detectable_difference`); infinite for a
+    coin."""
+    seen = visible(accuracy, difference)
+    if not 0 <= difference <= 1 or not 0 <= accuracy <= 1:
+        raise ValueError(f"{accuracy=}, {difference=}: both are shares in 0..1")
+    if not seen:
+        return float("inf")
+    z_alpha, z_power = scipy.stats.norm.ppf([(1 + LEVEL) / 2, _POWER])
+    return float(np.ceil(((z_alpha + z_power * np.sqrt(1 - seen**2)) / seen) ** 2))
 
 
 def smallest_rank_p(n: int) -> float:

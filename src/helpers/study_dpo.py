@@ -138,6 +138,10 @@ def level(
     """Mean of a measure of one arm, as :func:`effect`. The interval of a share ends where shares
     do; where all responses are alike it is Wilson's, a prompt counting once."""
     one = effect(found, {arm: 1}, seeds, subset=subset, column=column)
+    if one and arm == START:
+        # Its responses stand under every seed, but it is one training: prompts alone are drawn.
+        alone = f"t interval over prompts, {one.df:.1f} df; one training"
+        one = one._replace(estimate=one.estimate._replace(n=1, method=alone))
     if one is None or column not in _BOUNDS:
         return one and one.estimate
     least, most = _BOUNDS[column]

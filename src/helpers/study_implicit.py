@@ -99,7 +99,7 @@ def share(done: Sequence[jobs.Job], less: Sequence[jobs.Job] = ()) -> stats.Esti
     """Share of pairs that the policies of an arm order rightly (a tie is wrong, Eq. 2), ``less``
     that of another arm with the same seeds, paired. None where a policy is lost.
 
-    Over seeds and pairs, both drawn (:mod:`helpers.crossed`); of one training Wilson's interval,
+    Over seeds and prompts, both drawn (:mod:`helpers.crossed`); of one training Wilson's interval,
     which knows of other pairs only. ValueError for one training and ``less``.
     """
     grid, other = _right(done), _right(less)
@@ -111,22 +111,43 @@ def share(done: Sequence[jobs.Job], less: Sequence[jobs.Job] = ()) -> stats.Esti
         return found._replace(low=max(least, found.low), high=min(1.0, found.high))
     if less:
         raise ValueError("one training an arm says nothing of the difference that another makes")
-    found = stats.wilson(int(grid.sum()), grid.size)
+    pairs = accuracy.credit(margins(done[0])["margin"])
+    found = stats.wilson(int(pairs.sum()), len(pairs))
     return found._replace(method=found.method + "; one training an arm")
 
 
-def of_rule(scorer: rewards.Scorer, tested: int, *, seed: int) -> stats.Estimate:
-    """Accuracy of a scorer without seeds on the same pairs; bootstrap by prompt."""
+def of_null(scorer: rewards.Scorer, tested: int, *, seed: int) -> stats.Estimate:
+    """Accuracy of a scorer without seeds on the same pairs; bootstrap by prompt. ValueError where
+    it has learned from one of their prompts."""
     data = right_pairs(tested)
+    if seen := scorer.prompts & set(data["prompt"]):
+        raise ValueError(f"{scorer.name} has learned from {len(seen)} of the test's prompts")
     units = data["prompt"].map(splits.prompt_hash)
     return stats.cluster_bootstrap(accuracy.credit(rewards.margins(scorer, data)), units, seed=seed)
 
 
+def lift(done: Sequence[jobs.Job], null: rewards.Scorer, tested: int) -> stats.Estimate | None:
+    """:func:`share` of an arm of the gold world less the null's accuracy, paired by prompt."""
+    grid = _right(done)
+    if grid is None:
+        return None
+    data = right_pairs(tested)
+    other = _by_prompt(data["prompt"].map(splits.prompt_hash), rewards.margins(null, data))
+    return crossed.mean(grid - other).estimate
+
+
 def _right(done: Sequence[jobs.Job]) -> np.ndarray | None:
+    """Shape (seeds, prompts); prompts in the order of their hashes."""
     tables = [margins(job) for job in done]
     if any(table is None for table in tables):
         return None
-    return np.array([accuracy.credit(table["margin"]) for table in tables])
+    return np.array([_by_prompt(table["prompt"], table["margin"]) for table in tables])
+
+
+def _by_prompt(prompts: pd.Series, margin) -> np.ndarray:
+    """Credit of each prompt: pairs of one prompt are not independent, so they are one unit."""
+    earned = pd.Series(accuracy.credit(margin)).groupby(prompts.to_numpy()).mean()
+    return earned.sort_index().to_numpy()
 
 
 def _measure(

@@ -242,11 +242,15 @@ def trend_of(x: pd.Series, y: pd.Series, grade: pd.Series, *, seed: int) -> tren
 def equivalent(found: trend.Trend, margin: float) -> significance.Equivalence | None:
     """The slope in units of the margin, by :func:`helpers.significance.equivalence`; None where the
     means lie on a line to the last digit (all runs alike, say), which leaves no error to test by.
+
+    Each of the two one-sided tests is at 2.5 %, so that ``equivalent`` says what the verdict says:
+    that the 95 % interval lies within the margin.
     """
     if not found.standard_error > 0:
         return None
+    slope, alpha = found.slope, (1 - stats.LEVEL) / 2
     return significance.equivalence(
-        found.slope.value, found.standard_error, found.df, margin, found.slope.n
+        slope.value, found.standard_error, found.df, margin, slope.n, alpha
     )
 
 

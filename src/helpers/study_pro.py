@@ -20,7 +20,6 @@ POOLED = "both sets"
 METHODS: Mapping[str, Mapping[str, object]] = {
     "PRO": dict(method="pro"),
     "Eq. 3": dict(method="pro_printed", sft_weight=0.0, learning_rate=2e-4),
-    "Eq. 3 with SFT": dict(method="pro_printed"),
     "RRHF": dict(method="rrhf", sft_weight=1.0),
     "CoH": dict(method="coh", epochs=1, learning_rate=2e-4),
 }
@@ -183,9 +182,13 @@ def difference(first: pd.DataFrame, second: pd.DataFrame, column: str = "gold") 
 
 
 def weakest(leads: Mapping[str, Estimate]) -> tuple[str, Estimate]:
-    """The test set where a lead is smallest, and that lead: a claim about *all* test sets holds if
-    it holds there (an intersection-union test, which needs no correction; Berger 1982)."""
-    name = min(leads, key=lambda k: leads[k].value)
+    """The test set where a lead is least sure, and that lead: a claim about *all* test sets holds
+    if it holds there (an intersection-union test, which needs no correction; Berger 1982).
+
+    Least sure is the lowest lower end, not the smallest lead: a larger one on fewer prompts may be
+    the one that is not shown. Where a lead is shown to be below zero somewhere, that one counts."""
+    against = {k: lead for k, lead in leads.items() if lead.high < 0}
+    name = min(against or leads, key=lambda k: leads[k].low)
     return name, leads[name]
 
 

@@ -8,13 +8,21 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import scipy.stats
 
-from helpers import catalogue, crossed, jobs, launch, outcomes, real_texts, significance, stats
+from helpers import (
+    catalogue,
+    crossed,
+    jobs,
+    launch,
+    ledger,
+    outcomes,
+    real_texts,
+    significance,
+    stats,
+)
 from helpers.real_texts import Text
 
 _NONE: Mapping = MappingProxyType({})
-_POWER = 0.8  # that of helpers.significance's default
 # Units of :func:`readings`.
 READINGS = {
     "judge": "share",
@@ -183,6 +191,24 @@ def answers(trained: Sequence[jobs.Job], judge: jobs.Job) -> list[pd.DataFrame]:
     ]
 
 
+def speed(trained: Sequence[jobs.Job], processes: int = 1) -> float:
+    """Tokens that the runs learned from, a second and process."""
+    known = [jobs.record(job) for job in trained]
+    seconds = sum(record["training_s"] for record in known)
+    return sum(record["tokens"] for record in known) / seconds / processes
+
+
+def written_by(job: jobs.Job) -> dict[str, str]:
+    """``model`` and ``revision`` of the pretrained policy, as a ledger row has them."""
+    known = jobs.record(job)
+    return {"model": known["policy"], "revision": known["revision"]}
+
+
+def model_name(policy: str) -> str:
+    """A policy's name in ``facts/work.yaml``, as ledger ids of speeds have it."""
+    return "smollm2-135m" if policy == real_texts.SMOLLM2 else ledger.slug(Path(policy).name)
+
+
 def tested(job: jobs.Job) -> pd.DataFrame:
     """A reward model's scores of real pairs (:func:`helpers.real_texts.tested`)."""
     return real_texts.table(jobs.folder(job) / "tested.jsonl")
@@ -230,7 +256,9 @@ def contest(
         seed=seed,
     )
     differing = int((first != second).any(axis=0).sum())
-    return Contest(difference, found, n, len(a), differing, detectable(n, found.tie.value))
+    return Contest(
+        difference, found, n, len(a), differing, significance.detectable(n, found.tie.value)
+    )
 
 
 def readings(found: Contest, judge: stats.Estimate) -> dict[str, stats.Estimate | float | None]:
@@ -240,7 +268,7 @@ def readings(found: Contest, judge: stats.Estimate) -> dict[str, stats.Estimate 
     it can show; ``needed`` the prompts on which it would show a true difference of :data:`CLEAR`
     (None: a judge at or below one half never does). ``difference`` and ``net`` are None where the
     arms differ on fewer prompts than :data:`FEWEST_DIFFERING`."""
-    needed = prompts_needed(judge.value, CLEAR)
+    needed = significance.prompts_needed(judge.value, CLEAR)
     enough = found.differing >= FEWEST_DIFFERING
     return {
         "judge": judge,
@@ -248,7 +276,7 @@ def readings(found: Contest, judge: stats.Estimate) -> dict[str, stats.Estimate 
         **{name: getattr(found.outcomes, name) for name in ("win", "tie", "lose")},
         "net": found.outcomes.net if enough else None,
         "detectable": found.detectable,
-        "visible": visible(judge.value),
+        "visible": significance.visible(judge.value),
         "needed": needed if np.isfinite(needed) else None,
     }
 
@@ -265,33 +293,6 @@ def claim(found: Contest, estimate: stats.Estimate) -> tuple[stats.Estimate | No
         f"{trainings} an arm and {found.prompts} prompts on real text: shown in the chapter, too "
         "little for a verdict"
     )
-
-
-def detectable(prompts: int, ties: float = 0.0) -> float | None:
-    """Smallest true difference of wins and losses, as a share, that a sign test on so many prompts
-    finds with power 0.8; None where not even 1 is found."""
-    try:
-        return significance.minimum_detectable_difference(prompts, discordance=max(1 - ties, 1e-9))
-    except ValueError:
-        return None
-
-
-def visible(accuracy: float, difference: float = 1.0) -> float:
-    """What a judge that is right with probability ``accuracy`` makes of a true difference of wins
-    and losses, if its errors do not depend on the arm: (2 accuracy - 1) times as much."""
-    return max(0.0, 2 * accuracy - 1) * difference
-
-
-def prompts_needed(accuracy: float, difference: float) -> float:
-    """Prompts on which such a judge shows a true difference of wins and losses with power 0.8,
-    without ties (Connor's equation, see :mod:`helpers.significance`); infinite for a coin."""
-    seen = visible(accuracy, difference)
-    if not 0 <= difference <= 1 or not 0 <= accuracy <= 1:
-        raise ValueError(f"{accuracy=}, {difference=}: both are shares in 0..1")
-    if not seen:
-        return float("inf")
-    z_alpha, z_power = scipy.stats.norm.ppf([(1 + stats.LEVEL) / 2, _POWER])
-    return float(np.ceil(((z_alpha + z_power * np.sqrt(1 - seen**2)) / seen) ** 2))
 
 
 def summary(arms: Mapping[str, Sequence[jobs.Job]], judge: jobs.Job) -> pd.DataFrame:
