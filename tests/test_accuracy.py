@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from helpers import accuracy, rewards
-from helpers.accuracy import LabelSource
+from helpers import accuracy, circularity, rewards
+from helpers.circularity import LabelSource
 from helpers.pairs import ASSISTANT, HUMAN, frame, parse
 from helpers.rewards import Scorer
 
@@ -106,6 +106,33 @@ def test_missing_margins_are_errors_and_not_wrong_answers():
 
 
 # Lift over the best null
+
+
+def test_the_p_value_of_a_lift_is_that_of_all_sign_flips():
+    data = make(8)
+    better = margins_of(data, np.ones(8))
+    worse = margins_of(data, [-1] * 6 + [1] * 2, "null", "null")
+    # Six clusters that differ, all in one direction: 2 of the 64 ways to flip them are as far.
+    p = accuracy.lift_p(better, worse, data, seed=0)
+    assert p == pytest.approx(2 / 64, abs=0.008)
+    assert p == accuracy.lift_p(worse, better, data, seed=0)
+    assert accuracy.lift_p(better, better, data, seed=0) == 1
+    with pytest.raises(ValueError, match="share no pair"):
+        accuracy.lift_p(better[:4], worse[4:], data, seed=0)
+
+
+def test_pairs_of_one_prompt_change_places_together():
+    data = make(8, per_prompt=4)
+    better, worse = margins_of(data, np.ones(8)), margins_of(data, -np.ones(8), "null", "null")
+    assert accuracy.lift_p(better, worse, data, seed=0) == pytest.approx(0.5, abs=0.03)
+
+
+def test_a_tie_counts_as_asked():
+    data = make(8)
+    tied = margins_of(data, np.zeros(8), "null", "null")
+    half = margins_of(data, [1, -1] * 4)
+    assert accuracy.lift_p(half, tied, data, seed=0, tie=accuracy.HALF) == 1
+    assert accuracy.lift_p(half, tied, data, seed=0) < 0.2
 
 
 def test_the_null_is_chosen_on_training_pairs_and_not_on_the_test():
@@ -231,7 +258,7 @@ def scorer(family="minilm", pair_ids=(), **facts):
 
 def test_the_guard_names_every_overlap():
     panel = LabelSource("panel", frozenset({"tfidf"}), frozenset({"p1", "p2"}), "hh-rlhf")
-    circular, why = accuracy.guard(
+    circular, why = circularity.guard(
         scorer("tfidf", {"p2"}, training_data="3,600 external pairs, Anthropic/HH_RLHF among them"),
         panel,
     )
@@ -251,12 +278,12 @@ def test_the_guard_names_every_overlap():
     ],
 )
 def test_circular_or_not(tested, labels, circular):
-    found, why = accuracy.guard(tested, labels)
+    found, why = circularity.guard(tested, labels)
     assert found == circular == bool(why)
 
 
 def test_a_circular_row_cannot_win():
     values = pd.Series({"circular": 0.9, "fair": 0.6, "poor": 0.5})
-    assert accuracy.winner(values, ["circular"]) == "fair"
-    assert accuracy.winner(values, []) == "circular"
-    assert accuracy.winner(values, values.index) is None
+    assert circularity.winner(values, ["circular"]) == "fair"
+    assert circularity.winner(values, []) == "circular"
+    assert circularity.winner(values, values.index) is None

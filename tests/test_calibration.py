@@ -62,18 +62,43 @@ def test_reliability_counts_every_pair_once_and_finds_the_planted_accuracy():
     assert found[0.9] == 1 and found[0.8] == 0 and found[0.5] == 0.5
 
 
-def test_a_calibrated_model_stays_near_the_floor_and_an_overconfident_one_does_not():
+def test_the_error_of_an_overconfident_model_by_hand():
     rng = np.random.default_rng(0)
-    confidence = rng.uniform(0.5, 1, 4000)
-    wins = rng.random(4000) < confidence
-    honest = np.where(wins, confidence, 1 - confidence)
-    right, floor = calibration.calibration_error(honest, np.arange(4000), seed=0, n_resamples=100)
-    assert 0 < right.value < 2 * floor
-    bold = np.where(wins, 0.99, 0.01)
-    wrong, _ = calibration.calibration_error(bold, np.arange(4000), seed=0, n_resamples=100)
+    wins = rng.random(4000) < rng.uniform(0.5, 1, 4000)
+    found = calibration.excess(np.where(wins, 0.99, 0.01), seed=0, draws=100)
     # Confidence 0.99 in all pairs, right in the share `wins`: the error is their difference.
-    assert wrong.value == pytest.approx(0.99 - wins.mean())
-    assert wrong.low <= wrong.value <= wrong.high
+    assert found.error == pytest.approx(0.99 - wins.mean()) and found.p_value < 0.02
+
+
+def answers(rng, n, shift=0.0):
+    """Probabilities of a model that is right with its own confidence less ``shift``."""
+    confidence = rng.uniform(0.55, 0.95, n)
+    return np.where(rng.random(n) < confidence - shift, confidence, 1 - confidence)
+
+
+def test_the_excess_of_calibrated_models_is_near_zero_and_their_p_values_are_even():
+    rng = np.random.default_rng(0)
+    found = [calibration.excess(answers(rng, 300), seed=s, draws=200) for s in range(60)]
+    assert abs(np.mean([f.excess for f in found])) < 0.005
+    assert np.mean([f.error for f in found]) > 0.04, "the raw error is far from 0"
+    # Of 60 even p-values, 3 lie below 0.05 on average and 9 or more in one of 700 studies.
+    p = np.array([f.p_value for f in found])
+    assert (p <= 0.05).sum() < 9 and 0.35 < p.mean() < 0.65
+    assert all(f.floor.low < f.floor.value < f.floor.high for f in found)
+
+
+def test_a_miscalibrated_model_exceeds_the_floor_by_its_error():
+    found = calibration.excess(answers(np.random.default_rng(1), 4000, shift=0.1), seed=0)
+    assert found.p_value < 0.002 and found.error > found.floor.high
+    assert found.excess == found.error - found.floor.value
+    assert 0.06 < found.excess < 0.11 and found.floor.n == 4000
+
+
+def test_ties_are_as_right_as_they_claim():
+    found = calibration.excess(np.full(50, 0.5), seed=0)
+    assert (found.floor.value, found.excess, found.p_value) == (0, 0, 1)
+    with pytest.raises(ValueError, match="no pairs"):
+        calibration.excess([], seed=0)
 
 
 def test_accuracy_by_margin_finds_where_the_scorer_is_right():

@@ -137,6 +137,19 @@ def test_a_model_in_the_local_cache_needs_no_hub(hub, monkeypatch):
     assert hub == []
 
 
+def test_a_revision_is_asked_of_the_models_own_repository_only(hub, monkeypatch):
+    asked = {}
+
+    def cached(hub_id, revision):
+        asked[hub_id] = revision
+        return True
+
+    monkeypatch.setattr(catalogue, "_cached", cached)
+    model = catalogue.row("GPT-J")._replace(revision="a" * 40, reference="someone/reference")
+    assert catalogue.reach(model)[0]
+    assert asked == {model.hub_id: "a" * 40, model.tokenizer: None, "someone/reference": None}
+
+
 def test_the_local_cache_counts_only_with_files_that_can_be_loaded(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     assert not catalogue._cached("someone/model", None)

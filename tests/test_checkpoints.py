@@ -17,7 +17,7 @@ from transformers import (
     BertForSequenceClassification,
 )
 
-from helpers import catalogue, checkpoints, rewards, scoring, weights
+from helpers import catalogue, checkpoints, circularity, rewards, scoring, weights
 
 ARGUMENTS = dict(token_budget=4096, progress=False)
 
@@ -147,6 +147,49 @@ def test_a_scorer_of_a_network_names_all_that_decides_a_score(stock):
     assert set(facts) == {
         *("base", "revision", "template", "pooling", "truncation", "max_tokens", "licence")
     }
+
+
+def test_what_a_model_learned_from_is_found_by_any_name_and_its_absence_is_said(stock, copy):
+    row = catalogue.row("Pythia-1.4B")
+    for name in (row.name, row.paper, row.hub_id):
+        facts = checkpoints.stated(name)
+        assert "hh-rlhf" in facts["training_data"] and facts["learned"] == facts["training_data"]
+        assert (facts["pooling"], facts["licence"]) == (row.pooling, row.licence)
+    assert checkpoints.stated(stock)["training_data"] == "nothing"
+    (copy / checkpoints.SIDECAR).unlink()
+    for unknown in (copy, "someone/model"):
+        facts = checkpoints.stated(unknown)
+        assert facts["training_data"] == "" and facts["learned"] == "training data not known"
+        assert facts["licence"] == "not stated"
+
+
+@pytest.mark.parametrize("data, circular", [("", True), ("hh-rlhf, SHP", True), ("Nectar", False)])
+def test_a_model_from_elsewhere_cannot_win_unless_its_training_data_are_known(
+    stock, data, circular
+):
+    facts = dict(learned="x", training_data=data, pooling="last token", licence="MIT")
+    none = dict(pair_ids=frozenset(), prompts=frozenset())
+    scorer = checkpoints.as_scorer(checkpoints.load(stock), **facts, **none)
+    found, why = circularity.guard(scorer, circularity.LabelSource("original", data="hh-rlhf"))
+    assert found is circular and bool(why) is circular
+    assert ("not known" in why) == (data == "")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: (folder / "model.safetensors").write_bytes(b"no weights"),
+        lambda folder: (folder / "config.json").write_text("[]"),
+        lambda folder: (folder / "config.json").write_text('{"model_type": 3}'),
+        lambda folder: (folder / "tokenizer.json").write_text("{}"),
+        lambda folder: (folder / checkpoints.SIDECAR).write_text("not json"),
+        lambda folder: (folder / checkpoints.SIDECAR).write_text('{"template": 3}'),
+    ],
+)
+def test_whatever_is_wrong_with_a_folder_is_an_error_that_callers_can_catch(copy, damage):
+    damage(copy)
+    with pytest.raises(checkpoints.UNREADABLE):
+        checkpoints.load(copy)
 
 
 def test_a_head_that_is_missing_is_refused_and_not_made_up(copy):
@@ -344,7 +387,7 @@ def test_a_model_of_the_catalogue_is_loaded_by_its_facts(monkeypatch, tmp_path):
     asked = {}
 
     def snapshot(hub_id, revision=None, allow_patterns=()):
-        asked[hub_id] = allow_patterns
+        asked[hub_id] = list(allow_patterns)
         return str(words if hub_id == row.tokenizer else commit)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
@@ -353,6 +396,9 @@ def test_a_model_of_the_catalogue_is_loaded_by_its_facts(monkeypatch, tmp_path):
     assert "*.pt" not in asked[row.hub_id] and "*.py" not in asked[row.hub_id]
     network = checkpoints.load("GPT-J", allow_pickle=True)
     assert "*.pt" in asked[row.hub_id] and "*.py" not in asked[row.hub_id]
+    # Of the repository that only lends its tokenizer no weights are fetched, whatever is allowed.
+    assert "*.safetensors" in asked[row.hub_id] and "*.json" in asked[row.tokenizer]
+    assert not {"*.safetensors", "*.bin", "*.pt"} & set(asked[row.tokenizer])
     assert network.revision == commit.name and network.name == row.name
     assert network.template.render(tiny_models.PROMPTS[0], "x").endswith("x<|endoftext|>")
     assert (network.max_tokens, network.truncation) == (128, "left")

@@ -10,7 +10,17 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers import agreement, bestof, corpora, correlation, downloads, ratings, shards, votes
+from helpers import (
+    agreement,
+    bestof,
+    corpora,
+    correlation,
+    downloads,
+    ratings,
+    shards,
+    stats,
+    votes,
+)
 
 FAST = dict(seed=0, n_resamples=200)
 
@@ -222,6 +232,18 @@ def test_protocols_and_the_share_of_wrong_orders():
     assert turned.loc[("items", "all"), "share"].value == 1
     with pytest.raises(ValueError, match="differ by 0.5 or more"):
         shards.misranked(repeats, truth, least=0.5, seed=0)
+
+
+def test_a_share_without_variation_has_the_width_of_its_units():
+    units = np.repeat(np.arange(5), 20)
+    for value in (0, 1):
+        found = shards.share(np.full(100, value), units, seed=0)
+        bound = stats.wilson(5 * value, 5)
+        assert found[:4] == (value, bound.low, bound.high, 100), "five units, not a hundred values"
+    half = shards.share(np.full(100, 0.5), units, seed=0)
+    assert half[:3] == (0.5, 0.5, 0.5) and "bootstrap" in half.method
+    mixed = np.r_[np.ones(40), np.zeros(60)]
+    assert shards.share(mixed, units, seed=0) == stats.cluster_bootstrap(mixed, units, seed=0)
 
 
 def test_a_model_against_itself_is_never_right():

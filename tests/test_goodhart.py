@@ -162,6 +162,13 @@ def test_runs_meet_at_the_same_kl():
         goodhart.along([runs[0].assign(gold=np.nan)], "kl", "gold", [0])
 
 
+def test_a_run_that_comes_back_is_read_in_the_order_of_x_and_not_of_time():
+    back = pd.DataFrame({"kl": [0.0, 1, 2, 1.5], "gold": [0.0, 1, 2, 0]})
+    found = goodhart.along([back], "kl", "gold", [1, 1.25, 1.5, 1.75, 2])
+    # On the way out it passed 1.5 at 1.5; the late row alone stands there, and no mean of both.
+    assert found[0] == pytest.approx([1, 0.5, 0, 1, 2])
+
+
 def test_bands_cover_at_their_level():
     """Three seeds, many times: Student's interval holds 95 %."""
     rng = np.random.default_rng(1)

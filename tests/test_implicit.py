@@ -124,6 +124,18 @@ def test_an_empty_response_without_an_end_marker_has_probability_one():
     ) == pytest.approx([0.0])
 
 
+def test_dropout_is_off_while_scoring_and_on_again_afterwards():
+    settings = tiny_models.config("llama")
+    settings.attention_dropout = 0.5
+    torch.manual_seed(0)
+    network = AutoModelForCausalLM.from_config(settings).train()
+    texts = tiny_models.PROMPTS, tiny_models.RESPONSES
+    assert sums(network, *texts) == pytest.approx(sums(network, *texts), abs=1e-6)
+    assert network.training
+    expected = [by_hand(network.eval(), *t) for t in zip(*texts)]
+    assert sums(network.train(), *texts) == pytest.approx(expected, abs=1e-3)
+
+
 def test_beta_must_be_positive():
     with pytest.raises(ValueError, match="beta is 0"):
         implicit.scorer("dpo", None, None, None, RAW, 0, **NOTHING)

@@ -150,7 +150,12 @@ def test_every_finding_has_n_interval_method_and_whose_labels(good):
     result, _, _ = good
     for found in result["findings"]:
         assert found["n"] > 0 and found["method"] and found["labels"] == "original", found
-        assert found["low"] <= found["value"] <= found["high"], found
+        if found["name"] == "expected error":  # it has the floor beside it, and a p-value
+            assert found["low"] is None and "p = " in found["text"], found
+        else:
+            assert found["low"] <= found["value"] <= found["high"], found
+    floor = finding(result, "calibration", "of right confidences", "all")
+    assert 0 <= floor["low"] <= floor["high"]
     assert all(row["flips"] == 0 for row in result["card"])
     # The two files hold the same texts with opposite labels.
     assert result["truncated"] == dict(texts=2 * PAIRS, cut=0)

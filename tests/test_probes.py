@@ -140,6 +140,18 @@ def test_counts_of_a_made_up_score_by_hand():
     )
 
 
+def test_no_flip_among_few_prompts_is_no_certainty():
+    data = make(*((f"Q{i % 4}?", f" answer {i}", " x") for i in range(8)))
+    scored = probes.scored(suites.of_pairs(data, seed=0), rewards.length(1).score)
+    found = {r.probe: r.flip_clustered for r in probes.results(scored, 1.0, seed=0)}
+    for name, value in (("empty", 0), ("padding", 1)):
+        bound = stats.wilson(4 * value, 4)  # eight probes, but only four prompts
+        assert found[name][:4] == (value, bound.low, bound.high, 8)
+        assert "Wilson, of 4 clusters" in found[name].method
+    share = probes.orientation(np.ones(8), list(data["prompt"]), seed=0)
+    assert share.value == 1 and share.low == stats.wilson(4, 4).low < 1
+
+
 def test_pairs_of_one_prompt_are_one_cluster():
     data = make(*(("Same?", f" answer {i}", " x") for i in range(3)), ONE)
     scored = probes.scored(suites.of_pairs(data, seed=0), rewards.length(1).score)

@@ -76,6 +76,40 @@ def test_two_processes_give_the_scores_of_one(saved):
     assert sum(r["texts"] for r in reports) == report.texts
 
 
+# Rank 1 of 2 fails with an error that nobody foresaw; both must end, and say whose it was.
+BROKEN = """
+import sys
+import torch.distributed as dist
+from helpers import scoring, sharding
+dist.init_process_group("gloo")
+def scores(network, prompts, responses, **options):
+    if dist.get_rank() == 1:
+        raise KeyError("a lost table")
+    return [1.0] * len(prompts), None
+scoring.scores = scores
+try:
+    sharding.scores(None, list("abcd"), list("wxyz"), processes=2)
+except ValueError as error:
+    print(error, flush=True)
+dist.destroy_process_group()
+"""
+
+
+def test_an_error_in_one_process_ends_all_with_its_kind(tmp_path):
+    (tmp_path / "broken.py").write_text(BROKEN)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc_per_node", "2", str(tmp_path / "broken.py")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    package = str(Path(sharding.__file__).parents[1])
+    environment["PYTHONPATH"] = os.pathsep.join([package, environment.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    said = [line for line in done.stdout.splitlines() if "process 1 of 2" in line]
+    assert len(said) == 2 and all("KeyError: 'a lost table'" in line for line in said)
+
+
 def test_one_process_where_two_were_asked_for_is_an_error(saved):
     network = checkpoints.load(saved[0])
     with pytest.raises(RuntimeError, match="2 processes were asked for, but 1 run"):

@@ -32,6 +32,7 @@ Data flows one way, and no module imports one that stands further down::
     labelling  labelstudio  annotate       votes by people, through Label Studio
     clean  relabelling  mixes              categories in, cleaned data sets and their like out
     arms                                   the trainings of chapters 06 to 09, as jobs
+    circularity                            who had a part in the labels that it is tested on
     accuracy  calibration  truncation      how often a reward model is right; how sure; cut texts
     real_texts  real_arms                  chapters 06 to 08 on real text, judged: as jobs
     trials  ratings  shards  correlation   on unseen pairs; against human scores, item by item

@@ -9,7 +9,6 @@ rejected one. A *margins table* has one row a scorer, repeat and pair, and the c
 from collections.abc import Collection, Iterable, Sequence
 from itertools import combinations
 from string import ascii_letters
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,17 +21,6 @@ MIXTURE = "mixture"
 # What a tie earns: nothing by Eq. 2, where the chosen response must score higher; one half is what
 # a coin would earn on it.
 STRICT, HALF = 0.0, 0.5
-
-
-class LabelSource(NamedTuple):
-    """Where labels come from: a ``name`` (original, panel, ...), the ``families`` of models that
-    voted, the ``pair_ids`` whose labels these models learned from, and the public ``data`` set that
-    the labels are part of, as training data would name it (e.g. ``hh-rlhf``)."""
-
-    name: str
-    families: frozenset[str] = frozenset()
-    pair_ids: frozenset[str] = frozenset()
-    data: str = ""
 
 
 def credit(margins, tie: float = STRICT) -> np.ndarray:
@@ -148,6 +136,35 @@ def lift(
         raise ValueError("model and null share no pair; score both on the same test set")
     prompts = data.set_index("pair_id")["prompt"].loc[both.index]
     return stats.paired_bootstrap(both[0], both[1], prompts.to_numpy(), seed=seed)
+
+
+def lift_p(
+    model: pd.DataFrame,
+    null: pd.DataFrame,
+    data: pd.DataFrame,
+    *,
+    seed: int,
+    tie: float = STRICT,
+    draws: int = 9999,
+) -> float:
+    """Two-sided p-value that :func:`lift` is 0, to be corrected over several models.
+
+    Permutation test: were model and null alike, they could change places in any cluster (all pairs
+    of a prompt). The share of seeded draws, the data among them, with a sum of differences at least
+    as far from 0. Arguments and errors are those of :func:`lift`.
+    """
+    both = pd.concat([per_pair(model, tie), per_pair(null, tie)], axis=1, join="inner")
+    if both.empty:
+        raise ValueError("model and null share no pair; score both on the same test set")
+    prompts = data.set_index("pair_id")["prompt"].loc[both.index].to_numpy()
+    sums = (both[0] - both[1]).groupby(prompts).sum().to_numpy()
+    sums = sums[sums != 0]
+    rng, far = np.random.default_rng(seed), abs(sums.sum()) - 1e-9
+    step, beyond = max(1, 2_000_000 // max(1, len(sums))), 0  # 16 MB of signs at a time
+    for at in range(0, draws, step):
+        signs = rng.choice([-1.0, 1.0], (min(step, draws - at), len(sums)))
+        beyond += int((np.abs(signs @ sums) >= far).sum())
+    return (1 + beyond) / (1 + draws)
 
 
 def compare(margins: pd.DataFrame, *, repeat: int = 0) -> pd.DataFrame:
@@ -273,36 +290,7 @@ def removal(
     return accuracies, {p: part(p) for p in ("total", "dropping", "swapping", "beyond_margin")}
 
 
-def guard(scorer, labels: LabelSource) -> tuple[bool, str]:
-    """``(circular, why)``: whether a scorer, or its like, has a part in the labels it is tested on.
-
-    ``scorer`` is a :class:`helpers.rewards.Scorer` or :class:`helpers.trials.Origin` (``family``,
-    ``pair_ids``, ``facts``). Circular where its family voted for the labels, where it learned from
-    pairs that the voters learned from too, and where its named training data hold the test data.
-    That a scorer is never asked about its own training pairs is :mod:`helpers.trials`' duty.
-    """
-    reasons = []
-    if scorer.family in labels.families:
-        reasons.append(f"its family ({scorer.family}) voted for the {labels.name} labels")
-    if shared := len(scorer.pair_ids & labels.pair_ids):
-        reasons.append(f"it learned from {shared:,} pairs that the voters learned from too")
-    training = scorer.facts.get("training_data", "")
-    if labels.data and _plain(labels.data) in _plain(training):
-        reasons.append(f"its training data name {labels.data}; overlap cannot be ruled out")
-    return bool(reasons), "; ".join(reasons)
-
-
-def winner(values: pd.Series, circular: Collection[str]) -> str | None:
-    """The name with the highest value among those that are not circular; None if all are."""
-    eligible = values[~values.index.isin(list(circular))]
-    return None if eligible.empty else str(eligible.idxmax())
-
-
 def bins(values: np.ndarray, parts: int) -> np.ndarray:
     """Number of the equally full bin of each value, from 0; equal values stay together."""
     edges = np.unique(np.quantile(values, np.linspace(0, 1, parts + 1)[1:-1]))
     return np.unique(np.searchsorted(edges, values, side="right"), return_inverse=True)[1]
-
-
-def _plain(text: str) -> str:
-    return "".join(c for c in text.lower() if c.isalnum())

@@ -256,12 +256,9 @@ def reference_of(base: policies.Policy, scorer: rewards.Scorer) -> standardised.
 
 
 def load_policy(folder: Path) -> policies.Policy:
-    """The policy that a job has written, on the GPU where there is one: trainers move what they
-    train there, and a reference that stayed behind could not read its tokens."""
-    import torch
-
+    """The policy that a job has written, where trainers will have its copy."""
     made = policyfiles.load(policies.neox(0), folder)
-    return made._replace(model=made.model.to("cuda" if torch.cuda.is_available() else "cpu"))
+    return made._replace(model=made.model.to(policyfiles.device()))
 
 
 def load_scorer(folder: Path) -> rewards.Scorer:

@@ -4,6 +4,8 @@ The scale is fitted on training folds, since a margin has no unit of its own. Fo
 :mod:`helpers.accuracy`.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 import pandas as pd
 from scipy.optimize import minimize_scalar
@@ -14,6 +16,17 @@ from helpers.accuracy import HALF, bins, credit
 from helpers.stats import Estimate
 
 _STEEPEST = 50.0  # of the scale, in units of one over the median size of a margin
+
+
+class Excess(NamedTuple):
+    """An expected calibration ``error``, the ``floor`` that chance alone would show, with the
+    interval that holds 95 % of such errors, the ``excess`` of one over the other, and the
+    ``p_value`` of an error as large under right confidences."""
+
+    error: float
+    floor: Estimate
+    excess: float
+    p_value: float
 
 
 def fit_scale(margins) -> float:
@@ -66,29 +79,29 @@ def reliability(probability, parts: int = 10) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["confidence", "accuracy", "low", "high", "n"])
 
 
-def calibration_error(
-    probability, clusters, *, seed: int, parts: int = 10, n_resamples: int = 500
-) -> tuple[Estimate, float]:
-    """``(error, floor)``: expected calibration error in equally full bins, and what chance adds.
+def excess(probability, *, seed: int, parts: int = 10, draws: int = 1000) -> Excess:
+    """The calibration error beyond what a model with exactly right confidences would show.
 
-    The error is the mean over bins of |accuracy - confidence|, weighted by size (Guo et al. 2017),
-    with a cluster bootstrap. It is never 0: ``floor`` is its mean for a model whose confidences are
-    exactly right, on as many pairs (200 seeded draws).
+    The error is the mean over equally full bins of |accuracy - confidence|, weighted by size (Guo
+    et al. 2017): always above 0, so it is compared with what chance makes of it. A bootstrap would
+    not do, since resamples are biased upwards once more. The error's distribution under right
+    confidences is drawn: each pair is right with its own confidence, independently of the others,
+    and ties stay ties. The p-value is the share of draws, the data among them, with an error at
+    least as large. Whether a scale that was fitted on other pairs still fits is part of the
+    question. Raises ValueError without any pair.
     """
     confidence, right = _answers(probability)
+    if not len(right):
+        raise ValueError("no pairs, so no confidences to check")
     codes = bins(confidence, parts)
-
-    def error(rows: np.ndarray) -> float:
-        rows = rows.astype(int)
-        gap = np.bincount(codes[rows], weights=right[rows] - confidence[rows])
-        return float(np.abs(gap).sum() / len(rows))
-
-    estimate = stats.cluster_bootstrap(
-        np.arange(len(right)), clusters, error, seed=seed, n_resamples=n_resamples
-    )
-    draws = np.random.default_rng(seed).random((200, len(right))) < confidence
-    gaps = [np.abs(np.bincount(codes, weights=d - confidence)).sum() for d in draws]
-    return estimate, float(np.mean(gaps) / len(right))
+    found = float(np.abs(np.bincount(codes, weights=right - confidence)).sum() / len(right))
+    chance = _by_chance(confidence, right, codes, seed, draws)
+    floor, (low, high) = float(chance.mean()), np.quantile(chance, [0.025, 0.975])
+    method = f"95 % of {draws} draws with right confidences, seed {seed}"
+    # Equal sums in another order may differ in the last place.
+    p_value = (1 + (chance >= found - 1e-12).sum()) / (1 + draws)
+    interval = Estimate(floor, float(low), float(high), len(right), method)
+    return Excess(found, interval, found - floor, float(p_value))
 
 
 def by_margin(margins, parts: int = 5) -> pd.DataFrame:
@@ -105,6 +118,19 @@ def by_margin(margins, parts: int = 5) -> pd.DataFrame:
         edges = dict(low_margin=size[inside].min(), high_margin=size[inside].max())
         rows.append(edges | estimate._asdict())
     return pd.DataFrame(rows)
+
+
+def _by_chance(confidence, right, codes, seed: int, draws: int) -> np.ndarray:
+    """Calibration errors, shape (draws,), of answers that are right as often as they claim."""
+    rng = np.random.default_rng(seed)
+    tied = right == HALF
+
+    def error() -> float:
+        # A tie earns one half at a confidence of one half, whatever chance does.
+        drawn = np.where(tied, HALF, rng.random(len(right)) < confidence)
+        return np.abs(np.bincount(codes, weights=drawn - confidence)).sum() / len(right)
+
+    return np.array([error() for _ in range(draws)])
 
 
 def _answers(probability) -> tuple[np.ndarray, np.ndarray]:

@@ -80,7 +80,9 @@ def reach(model: Row) -> tuple[bool, str]:
     if need > have:
         return False, f"too big: needs about {need:.0f} GiB of memory, this machine has {have:.0f}"
     wanted = [name for name in (model.hub_id, model.reference, model.tokenizer) if name]
-    missing = [name for name in wanted if not _cached(name, model.revision)]
+    # The revision is a commit of the model's own repository, and of no other.
+    commits = {model.hub_id: model.revision}
+    missing = [name for name in wanted if not _cached(name, commits.get(name))]
     if missing:
         if downloads.hub_offline():
             return False, "not in the local cache, and HF_HUB_OFFLINE forbids to ask the hub"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 
 from helpers import catalogue, rewards, scoring, templates, weights
 from helpers.weights import Refused
@@ -14,6 +15,12 @@ from helpers.weights import Refused
 SIDECAR = "reward_model.json"
 _SIDECAR_KEYS = ("template", "max_tokens", "truncation", "remap", "learned", "licence")
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "vocab.txt")
+# What a checkpoint raises that cannot be had, read or scored, whatever is wrong with it: for
+# callers that go through many and say of each why not.
+UNREADABLE = (
+    AttributeError, ImportError, LookupError, MemoryError, OSError, RuntimeError, SafetensorError,
+    TypeError, ValueError,
+)  # fmt: skip
 # Rows of the embedding that no text uses, by the names that tokenizers give them.
 _UNUSED = ("<|padding|>", "<pad>", "[PAD]", "<|finetune_right_pad_id|>")
 
@@ -63,7 +70,7 @@ def load(
         truncation=truncation or row.truncation,
         remap=row.remap,
         config=dict(row.config),
-        tokenizer=_download(row.tokenizer, None) if row.tokenizer else None,
+        tokenizer=_download(row.tokenizer, None, with_weights=False) if row.tokenizer else None,
         allow_pickle=allow_pickle,
     )
     return load_folder(folder, **options)
@@ -127,11 +134,18 @@ def as_scorer(
     prompts: frozenset[str],
     family: str = "language model",
     licence: str = "not stated",
+    pooling: str = "last token",
+    training_data: str | None = None,
     cache: Any = None,
     **options,
 ) -> rewards.Scorer:
     """The network as a :class:`helpers.rewards.Scorer`. ``learned``, ``pair_ids`` and ``prompts``
-    say from what it learned; ``cache`` and ``options`` go to :func:`helpers.scoring.scores`."""
+    say from what it learned; ``cache`` and ``options`` go to :func:`helpers.scoring.scores`.
+
+    ``training_data`` is for a model from elsewhere, whose ``pair_ids`` nobody has: the data as
+    named by whoever made it, "" where they are not known (:func:`stated`;
+    :func:`helpers.circularity.guard` reads it).
+    """
 
     def score(prompts, responses) -> np.ndarray:
         return scoring.scores(network, prompts, responses, cache=cache, **options)[0]
@@ -140,11 +154,13 @@ def as_scorer(
         "base": f"{type(network.model).__name__}, {network.model.num_parameters():,} parameters",
         "revision": network.revision,
         "template": f"{network.template.name} {network.template.hash}",
-        "pooling": "last token",
+        "pooling": pooling,
         "truncation": network.truncation,
         "max_tokens": str(network.max_tokens),
         "licence": licence,
     }
+    if training_data is not None:
+        facts["training_data"] = training_data
     return rewards.Scorer(network.name, family, learned, pair_ids, prompts, score, facts)
 
 
@@ -168,19 +184,51 @@ def described(folder: str | Path) -> dict:
     return facts
 
 
+def stated(source: str | Path) -> dict[str, str]:
+    """``learned``, ``training_data``, ``pooling`` and ``licence`` of a folder, a name of the
+    catalogue or a hub id, for :func:`as_scorer`: as ``reward_model.json`` or the catalogue say.
+
+    ``training_data`` is empty where neither does; the others then say so in words. Raises
+    ValueError for a ``reward_model.json`` that cannot be read.
+    """
+    pooling, licence = "last token", None
+    if Path(source).is_dir():
+        said = described(source)
+        data, licence = said.get("learned", ""), said.get("licence")
+    else:
+        try:
+            row = catalogue.row(str(source))
+        except KeyError:
+            data = ""
+        else:
+            named = f" ({', '.join(row.overlaps)})" if row.overlaps else ""
+            data, licence = (row.training or "") + named, row.licence
+            pooling = row.pooling or pooling
+    learned = data or "training data not known"
+    return dict(learned=learned, training_data=data, pooling=pooling) | {
+        "licence": licence or "not stated"
+    }
+
+
 def _download(
-    hub_id: str, revision: str | None, allow_pickle: bool = False, allow_remote_code: bool = False
+    hub_id: str,
+    revision: str | None,
+    allow_pickle: bool = False,
+    allow_remote_code: bool = False,
+    with_weights: bool = True,
 ) -> Path:
     """The folder of a snapshot in the hub's cache, named by its commit; weights as safetensors, as
-    pickles only where there are no others and they are allowed."""
+    pickles only where there are no others and they are allowed, or none: a tokenizer's repository
+    may hold a model of many GiB that nobody asked for."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    wanted = ["*.json", "*.model", "*.txt", "*.jinja", "*.safetensors"]
+    wanted = ["*.json", "*.model", "*.txt", "*.jinja"]
+    wanted += ["*.safetensors"] if with_weights else []
     wanted += ["*.py"] if allow_remote_code else []
     try:
         folder = Path(snapshot_download(hub_id, revision=revision, allow_patterns=wanted))
-        if allow_pickle and not list(folder.glob("*.safetensors")):
+        if allow_pickle and with_weights and not list(folder.glob("*.safetensors")):
             wanted += ["*.bin", "*.pt"]
             folder = Path(snapshot_download(hub_id, revision=revision, allow_patterns=wanted))
     except HFValidationError:

@@ -110,9 +110,12 @@ def ensemble(
 def along(runs: Sequence[pd.DataFrame], x: str, y: str, grid: ArrayLike) -> np.ndarray:
     """``y`` of each run where its ``x`` (its KL, say) takes the values of ``grid``: (runs, points).
 
-    A straight line between the measured points, which are put in the order of x: a run that comes
-    back to an x has its mean there. NaN outside of what a run has reached, since nothing is known
-    there; points that some run lacks must be left out by the caller before curves are averaged.
+    The rows are put in the order of x and joined by straight lines; rows of exactly the same x
+    count as their mean. Time plays no part: where a run comes back near an x, early and late rows
+    stand side by side, and a point of the grid is drawn between the two that lie next to it,
+    whichever these are; it is no mean over the visits. NaN outside of what a run has reached, since
+    nothing is known there; points that some run lacks must be left out by the caller before curves
+    are averaged.
     """
     found = []
     for run in runs:

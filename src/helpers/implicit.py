@@ -75,16 +75,21 @@ def log_probabilities(
     """Summed log-probability of each response given its prompt, in nats, shape (n,).
 
     The template's end-of-sequence marker counts as the response's. Texts beyond ``max_tokens`` lose
-    their left end. Equal texts are computed once, so that they tie.
+    their left end. Equal texts are computed once, so that they tie. Dropout is off meanwhile.
     """
     texts = [(template.render(p, r), p) for p, r in zip(prompts, responses, strict=True)]
     unique = list(dict.fromkeys(texts))
     inputs = [_tokens(text, prompt, tokenizer, template, max_tokens) for text, prompt in unique]
     order = sorted(range(len(inputs)), key=lambda i: len(inputs[i][0]))
     sums = np.empty(len(unique))
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        sums[chosen] = _batch(model, [inputs[i] for i in chosen])
+    was_training = model.training
+    model.eval()
+    try:
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            sums[chosen] = _batch(model, [inputs[i] for i in chosen])
+    finally:
+        model.train(was_training)
     place = {text: i for i, text in enumerate(unique)}
     return sums[[place[text] for text in texts]]
 

@@ -183,11 +183,17 @@ def _calibration(runs: list[trials.Trial], data, labels: str, seed: int) -> list
     margins = pd.concat([run.margins for run in runs], ignore_index=True)
     held = pd.concat([run.held_back for run in runs], ignore_index=True)
     chance = calibration.probabilities(margins, held, data)
-    prompts = _prompts(data).loc[margins["pair_id"]].map(splits.prompt_hash).to_numpy()
-    error, floor = calibration.calibration_error(chance.to_numpy(), prompts, seed=seed)
     part = "all" if labels != "simulation" else "gold world"
-    text = f"a model whose confidences are exactly right would show {floor:.4f}"
-    found = [finding("calibration", "expected error", error, labels, part=part, text=text)]
+    beyond = calibration.excess(chance.to_numpy(), seed=seed)
+    # The error is never 0, and no bootstrap knows how far it lies above it: the floor says.
+    error = stats.Estimate(beyond.error, None, None, beyond.floor.n, "equally full bins")
+    texts = f"p = {beyond.p_value:.3g} that the model is one", "what such a model shows by chance"
+    found = [
+        finding("calibration", name, estimate, labels, part=part, text=text)
+        for name, estimate, text in zip(
+            ("expected error", "of right confidences"), (error, beyond.floor), texts
+        )
+    ]
     for row in calibration.by_margin(margins["margin"]).itertuples():
         estimate = stats.Estimate(row.value, row.low, row.high, row.n, row.method)
         name = f"{row.low_margin:.4g} to {row.high_margin:.4g}"

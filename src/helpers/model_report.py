@@ -157,13 +157,11 @@ def _origin(model: str) -> tuple[str, str]:
 def _load(model: str, **options):
     """The network; whatever a damaged checkpoint raises becomes one line."""
     import torch
-    from safetensors import SafetensorError
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         return checkpoints.load(model, device=device, **options)
-    except (ImportError, KeyError, MemoryError, OSError, RuntimeError, SafetensorError, TypeError,
-            ValueError) as error:  # fmt: skip
+    except checkpoints.UNREADABLE as error:
         kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
         raise kind(f"{model} cannot be loaded: {_line(error)}") from error
 

@@ -63,8 +63,9 @@ def calibration(result: dict, part: str) -> str:
     if not found:
         return report.paragraph(NOT_TOLD)
     body = report.interval_table(
-        [_row(f, "expected calibration error") for f in found],
-        caption="Mean gap between confidence and accuracy in ten equally full bins. Confidence is "
+        [_row(f, f"calibration error, {f['name']}") for f in found],
+        caption="Mean gap between confidence and accuracy in ten equally full bins, and that of a "
+        "model whose confidences are exactly right on as many pairs. Confidence is "
         "the sigmoid of the margin times a scale that is fitted on other prompts of the same "
         "subset, so this is the error that is left after rescaling.",
     )

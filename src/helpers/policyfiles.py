@@ -50,3 +50,11 @@ def load(policy: policies.Policy, folder: Path, *, lora_rank: int | None = None)
             f"{found.unexpected_keys[:3]}; they are of another architecture than {policy.name}"
         )
     return made._replace(model=model.eval().requires_grad_(False))
+
+
+def device() -> str:
+    """Where trainers move what they train: a GPU where there is one. A reference that stays behind
+    cannot read the tokens of its policy."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

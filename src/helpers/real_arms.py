@@ -16,11 +16,11 @@ import numpy as np
 import pandas as pd
 
 from helpers import (
-    accuracy,
     align_dpo,
     align_ppo,
     align_pro,
     align_sft,
+    circularity,
     clean,
     jobs,
     mixes,
@@ -210,10 +210,10 @@ def judged(folder: Path, *, trained: Path, judge: Path) -> dict:
 
 def check(judge: rewards.Scorer, taught: Mapping) -> None:
     """Raises ValueError where a judge may not judge a policy that was taught so."""
-    source = accuracy.LabelSource(
+    source = circularity.LabelSource(
         "policy's", frozenset(taught["families"]), frozenset(taught["pair_ids"]), "hh-rlhf"
     )
-    circular, why = accuracy.guard(judge, source)
+    circular, why = circularity.guard(judge, source)
     if shared := len(judge.prompts.intersection(taught["prompts"])):
         circular, why = True, f"{why}; it learned from {shared} of the policy's prompts".strip("; ")
     if circular:

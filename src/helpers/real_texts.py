@@ -207,7 +207,7 @@ def learned(where: Text, name: str, own: str, labels: int | None, seed: int) -> 
     scorer = checkpoints.as_scorer(
         made, learned="as published", pair_ids=none, prompts=none, family=name
     )
-    # accuracy.guard looks here for data that the labels belong to.
+    # circularity.guard looks here for data that the labels belong to.
     return scorer._replace(facts=dict(scorer.facts) | {"training_data": named})
 
 

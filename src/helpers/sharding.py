@@ -53,7 +53,8 @@ def scores(
 
     Called by every process with the same texts; each computes its share, with ``options`` of
     :func:`helpers.scoring.scores`. Raises RuntimeError unless the group has exactly ``processes``
-    members: a launcher that starts fewer would otherwise pass for a fast machine.
+    members: a launcher that starts fewer would otherwise pass for a fast machine; and ValueError in
+    all processes, with the kind of error, for whatever one of them ran into.
     """
     have = dist.get_world_size() if dist.is_initialized() else 1
     if have != processes:
@@ -64,20 +65,21 @@ def scores(
     lengths = [len(p) + len(r) for p, r in zip(prompts, responses, strict=True)]
     rank = dist.get_rank() if dist.is_initialized() else 0
     mine = np.flatnonzero(shares(prompts, lengths, processes) == rank)
-    problem, found, report = "", np.zeros(0), None
+    problem, cause, found, report = "", None, np.zeros(0), None
     try:
         found, report = scoring.scores(
             network, [prompts[i] for i in mine], [responses[i] for i in mine], **options
         )
-    except (ValueError, MemoryError) as error:
-        # Raised by all below: the others would wait for this process until their patience ends.
-        problem = f"process {rank} of {processes}: {error} (numbers count its share only)"
+    except Exception as error:  # any: the others would wait for this process, see below
+        what = f"{type(error).__name__}: {error}".removesuffix(": ")
+        cause = error
+        problem = f"process {rank} of {processes}: {what} (numbers count its share only)"
     parts: list = [(mine, found, report, problem)]
     if have > 1:
         parts = [None] * have
         dist.all_gather_object(parts, (mine, found, report, problem))
     if problems := [part[3] for part in parts if part[3]]:
-        raise ValueError("; ".join(problems))
+        raise ValueError("; ".join(problems)) from cause
     values = np.full(len(prompts), np.nan)
     for where, part, _, _ in parts:
         values[where] = part

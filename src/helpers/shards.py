@@ -64,7 +64,7 @@ def misranked(
 
     ``truth``: model by subset (and ``all``), the true correlations. Two models whose truths differ
     by less than ``least`` are not compared; equal or undefined correlations count as wrong. The
-    share is over studies, subsets and pairs of models; its bootstrap draws whole studies.
+    share is over studies, subsets and pairs of models, as :func:`share` with studies as units.
     """
     wide = repeats.pivot(index=["cut", "shown", "subset", "study"], columns="model", values="r")
     parts = []
@@ -79,17 +79,26 @@ def misranked(
         raise ValueError(f"no two models' true correlations differ by {least} or more")
     rows = []
     for (cut, shown), group in pd.concat(parts).groupby(["cut", "shown"]):
-        rows.append(dict(cut=cut, shown=shown, share=_share(group, seed)))
+        wrong = share(group["wrong"].to_numpy(), group["study"].to_numpy(), seed=seed)
+        rows.append(dict(cut=cut, shown=shown, share=wrong))
     return pd.DataFrame(rows)
 
 
-def _share(group: pd.DataFrame, seed: int) -> stats.Estimate:
-    share, n = group["wrong"].mean(), group["study"].nunique()
-    if share not in (0, 1):
-        return stats.cluster_bootstrap(group["wrong"], group["study"], seed=seed)
-    # Without any variation a bootstrap has no width. Studies without a single wrong order bound it.
-    found = stats.wilson(int(share) * n, n)
-    return found._replace(n=len(group), method=f"Wilson, of {n} studies as units")
+def share(hits: np.ndarray, units: np.ndarray, *, seed: int) -> stats.Estimate:
+    """Share of hits (0 or 1; one half for a tie), with a bootstrap of whole units.
+
+    Where all are 0, or all 1, a bootstrap has no width and would claim certainty: the interval is
+    then Wilson's on the units, as if each were one draw, since its own hits may go together. Raises
+    ValueError as :func:`helpers.stats.cluster_bootstrap` does, so for a single unit, too.
+    """
+    hits = np.asarray(hits, dtype=float)
+    found = stats.cluster_bootstrap(hits, units, seed=seed)
+    if found.value not in (0, 1):
+        return found
+    n = len(set(units))
+    bound = stats.wilson(int(found.value) * n, n)
+    method = f"Wilson, of {n} clusters as units: all values are {found.value:g}"
+    return found._replace(low=bound.low, high=bound.high, method=method)
 
 
 def _parts(codes: np.ndarray) -> list[np.ndarray]:
