@@ -15,7 +15,8 @@ NOTEBOOKS = plan["notebooks"]
 # What `elephant plan` says of each notebook that has to run; a cluster reserves it, a local run does not look.
 ASKED = plan["resources"]
 RECEIPT = plan["build"] + "/receipts/{name}.json"
-RUN = "{sys.executable:q} -m helpers.runner {config[plan]:q} {wildcards.name}"
+# exec: no shell stays between Snakemake and the runner, which ends with its parent.
+RUN = "exec {sys.executable:q} -m helpers.runner {config[plan]:q} {wildcards.name}"
 
 
 rule all:

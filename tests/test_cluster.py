@@ -52,7 +52,7 @@ def test_separate_processes_give_the_same_ledger(tmp_path, here):
     # One job a notebook, each in a session of its own, asking for what the plan says.
     lines = [line.split() for line in jobs.read_text().splitlines()]
     assert len(lines) == len({line[0] for line in lines}) == 3
-    assert {(line[1], line[2]) for line in lines} == {("4096", "0")}
+    assert {(line[1], line[2]) for line in lines} == {("8192", "0")}
     again = project.run_on("cluster", SUBMITTED=str(jobs))
     assert "3 notebook(s) up to date" in again.stderr and len(jobs.read_text().splitlines()) == 3
 
@@ -86,18 +86,23 @@ def test_slurm_gives_the_same_ledger(tmp_path, here):
     assert project.results() == here
     assert len(jobs) == 3
     for job in jobs:
-        assert "JobState=COMPLETED" in job and "TimeLimit=02:00:00" in job
-        assert re.search(r"MinMemoryNode=4G|mem=4G", job), job
+        assert "JobState=COMPLETED" in job and "TimeLimit=04:00:00" in job
+        assert re.search(r"MinMemoryNode=8G|mem=8G", job), job
 
 
-def test_the_profiles_name_what_is_installed():
-    """A typo would show only on a cluster."""
-    for executor in ("slurm", "cluster"):
-        folder = ROOT / "profiles" / executor
-        done = subprocess.run(
-            [sys.executable, "-m", "snakemake", "--profile", str(folder), "--help"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
+@pytest.mark.parametrize("executor", ["slurm", "cluster"])
+def test_the_profiles_name_what_is_installed(tmp_path, executor):
+    """A typo would show only on a cluster: a dry run reads the profile and asks nobody."""
+    (tmp_path / "Snakefile").write_text('rule all:\n    output: "a"\n    shell: "touch a"\n')
+
+    def dry_run(folder: Path) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "snakemake", "--dry-run", "--profile", str(folder)]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    real = ROOT / "profiles" / executor
+    assert dry_run(real).returncode == 0, dry_run(real).stderr
+    wrong = tmp_path / "wrong"
+    wrong.mkdir()
+    text = (real / "config.yaml").read_text()
+    (wrong / "config.yaml").write_text(text.replace("latency-wait", "latency-wate"))
+    assert dry_run(wrong).returncode != 0, "the test sees a typo"

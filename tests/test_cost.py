@@ -1,17 +1,21 @@
 """What a profile costs: arithmetic by hand, measured before estimated, refusals, resources."""
 
 import json
+import re
+import shutil
 import subprocess
+import sys
 
 import nbformat
 import pytest
-from small_project import ROOT, C, Project
+from small_project import ROOT, A, C, Project
 
-from helpers import budget, catalogue, cost, devices, ledger, plan
+from helpers import budget, catalogue, cost, devices, ledger, plan, recorded, study_real
 from helpers.devices import Machine
 
 H100 = Machine("1 x NVIDIA H100 80GB HBM3", "H100", 1, 989.0, 79.0)
 ONE = "03_reward_model_accuracy"
+HEAD = "scoring.smollm2-head.tokens_per_second"
 
 
 def todo(profile: str, **parameters) -> dict:
@@ -24,7 +28,7 @@ def todo(profile: str, **parameters) -> dict:
     return dict(profile=profile, notebooks={ONE: entry})
 
 
-def write_row(root, device: str, value: float, id: str = "rm.smollm2-head.tokens_per_second"):
+def write_row(root, device: str, value: float, id: str = HEAD):
     row = dict(id=id, kind="measurement", value=value, unit="tokens/s", device=device)
     row |= dict(date="2026-11-20T01:02:03+00:00", profile="gpu", notebook=ONE)
     path = root / "build" / "gpu" / "ledger" / f"{ONE}.jsonl"
@@ -70,7 +74,7 @@ def test_a_measured_speed_of_the_same_kind_of_card_counts_and_no_other(tmp_path)
     given = todo("gpu", smollm2_pairs=100)
     write_row(tmp_path, "1 x NVIDIA H100 PCIe", 5000.0)
     one = item(cost.chapters(tmp_path, given, H100), "features of SmolLM2")
-    assert one.rate == 5000 and one.how == "measured: rm.smollm2-head.tokens_per_second, 2026-11-20"
+    assert one.rate == 5000 and one.how == f"measured: {HEAD}, 2026-11-20"
     two = item(cost.chapters(tmp_path, given, H100._replace(cards=2)), "features of SmolLM2")
     assert two.rate == 10_000
     write_row(tmp_path, "1 x NVIDIA A100-SXM4-80GB", 5000.0)
@@ -80,6 +84,74 @@ def test_a_measured_speed_of_the_same_kind_of_card_counts_and_no_other(tmp_path)
     assert "estimate" in item(cost.chapters(tmp_path, given, cpu), "features of SmolLM2").how
     same = cpu._replace(device="cpu x86_64, 64 cores")
     assert item(cost.chapters(tmp_path, given, same), "features of SmolLM2").rate == 5000
+
+
+def test_a_recorded_run_on_a_gpu_is_a_measured_speed(tmp_path):
+    """In the format that `elephant record` writes: by its own writer, from a finished run."""
+    project = Project(tmp_path)
+    cell = f'run.measure("{HEAD}", 5000.0, unit="tokens/s")'
+    project.write_notebook(C, [cell, 'run.measure("c.peak", 9, unit="bytes")'])
+    assert project.run(C).returncode == 0
+    build = project.root / "build" / "smoke"
+    path = build / "ledger" / f"{C}.jsonl"
+    rows = [json.loads(line) | {"device": H100.device} for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recorded.record(project.root, "smoke", [C])
+    # A reader has the recordings and no build folder.
+    shutil.rmtree(project.root / "build")
+    given = todo("gpu", smollm2_pairs=100)
+    one = item(cost.chapters(project.root, given, H100), "features of SmolLM2")
+    assert one.rate == 5000 and one.how.startswith(f"measured: {HEAD}, ")
+
+
+def _written_ids() -> set[str]:
+    """Ids of speeds by the names that the notebooks give their networks."""
+    notebooks = {
+        path.name[:2]: "\n".join(
+            cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"
+        )
+        for path in (ROOT / "notebooks").glob("*.ipynb")
+    }
+    assert "scoring.{slug(name)}.{field}" in notebooks["03"]
+    names = re.findall(r'(?:costs\[|behind_cache\()"([^"]+)"', notebooks["03"])
+    assert len(names) >= 3, "the search sees the networks of chapter 03"
+    names += [row.name for row in catalogue.rows()]
+    found = {f"scoring.{ledger.slug(name)}.tokens_per_second" for name in names}
+    for number, method in (("06", "dpo"), ("08", "pro")):
+        written = f"align.{method}.{{study_real.model_name(where.policy)}}.tokens_per_second"
+        assert written in notebooks[number]
+        for profile in plan.PROFILES:
+            (name,) = (n for n in plan.read_profile(ROOT, profile)["notebooks"] if n[:2] == number)
+            given = plan.read_profile(ROOT, profile)["notebooks"][name]
+            policies = given.get("real_policies", ["smollm2"])
+            found |= {
+                f"align.{method}.{study_real.model_name(policy)}.tokens_per_second"
+                for policy in policies
+            }
+    return found
+
+
+@pytest.mark.parametrize("profile", ["cpu", "gpu", "paper"])
+def test_every_speed_that_the_facts_wait_for_is_one_that_a_chapter_writes(tmp_path, profile):
+    machine = devices.made_for(profile)
+    path = tmp_path / "build" / profile / "ledger" / "a.jsonl"
+    path.parent.mkdir(parents=True)
+    common = dict(value=7.0, unit="tokens/s", device=machine.device, date="2026-11-20T01:02:03")
+    lines = (json.dumps(dict(common, id=id)) + "\n" for id in sorted(_written_ids()))
+    path.write_text("".join(lines))
+    timed = {
+        (number, described["what"])
+        for number, work in devices.facts()["chapters"].items()
+        for described in work
+        if described["measured"]
+    }
+    waiting = [
+        (chapter.name, item.what, item.model)
+        for chapter in cost.chapters(tmp_path, plan.make(ROOT, profile), machine)
+        for item in chapter.items
+        if (chapter.name[:2], item.what) in timed and not item.how.startswith("measured")
+    ]
+    assert waiting == []
 
 
 def test_training_is_spread_over_the_cards_and_copies_are_not():
@@ -106,6 +178,16 @@ def test_the_paper_fits_eight_cards_and_not_one_nor_none():
     assert reason.startswith("made for 8 GPU(s), here are 0 (for 03_reward_model_accuracy")
     (reason,) = budget.refusals(found, made_for, 8, free_gib=10)
     assert reason.startswith("needs ") and reason.endswith("GiB of disk, 10 are free")
+
+
+def test_a_plan_for_a_named_device_is_refused_where_it_does_not_fit_there():
+    command = [sys.executable, "-m", "helpers", "plan", "--profile", "paper"]
+    command += ["--device", "RTX 4090", "--cards", "8"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    there = [line for line in done.stdout.splitlines() if line.startswith("On 8 x RTX 4090: ")]
+    (reason,) = (line for line in there if "GiB of a card" in line)
+    assert re.search(r": 07_ppo_\w+ needs \d+ GiB of a card, which has 23$", reason)
 
 
 def test_the_table_has_every_chapter_and_says_what_is_estimated():
@@ -168,7 +250,22 @@ def test_what_a_cluster_is_asked_for():
     asked = budget.resources(ROOT, given)
     assert asked.keys() == given["notebooks"].keys()
     assert asked["00_paper_audit"]["gpu"] == 0 and asked[ONE]["gpu"] == 1
-    assert all(a["runtime"] >= 30 and a["mem_mb"] >= 4096 for a in asked.values())
+    assert all(a["mem_mb"] >= 8192 for a in asked.values())
+
+
+def test_a_cluster_gives_hours_to_what_was_never_timed_as_a_whole(tmp_path):
+    """Minutes of network work are known of chapter 07; its gold world takes hours."""
+    name = "07_ppo_and_reward_model_quality"
+    given = plan.make(ROOT, "gpu", [name])
+    (chapter,) = (c for c in cost.chapters(tmp_path, given, H100) if c.name == name)
+    assert "network work only" in chapter.how and chapter.seconds < 4 * 3600 / 3
+    assert budget.resources(tmp_path, given)[name]["runtime"] == 240
+    # A finished run of this profile is what it takes: half an hour is enough for seconds.
+    project = Project(tmp_path / "project")
+    assert budget.resources(project.root, plan.make(project.root, "smoke"))[C]["runtime"] == 240
+    assert project.run(C).returncode == 0
+    timed = budget.resources(project.root, plan.make(project.root, "smoke"))
+    assert timed[C]["runtime"] == 30 and timed[A]["runtime"] == 240
 
 
 def test_an_unknown_card_is_named_and_the_slowest_known_peak_assumed(monkeypatch):

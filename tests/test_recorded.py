@@ -6,7 +6,7 @@ import re
 import pytest
 from small_project import A, B, C, Project
 
-from helpers import claims, ledger, recorded, runner
+from helpers import claims, ledger, notebooks, recorded, runner
 
 GPU = "1 x NVIDIA H100 80GB HBM3"
 
@@ -49,6 +49,53 @@ def test_results_and_speeds_read_back_as_the_ledger_has_them(project):
     assert last.parameters == {"step": 1, "profile": "smoke"}
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", last.date)
     assert last.environment["torch"] and last.environment["python"]
+    data = json.loads(written[-1].read_text())["run"]
+    assert data["cells"] == notebooks.code_hash(
+        notebooks.read(project.root / "notebooks" / f"{C}.ipynb")
+    )
+
+
+def test_the_environment_is_that_of_the_run_and_not_of_the_recording(project):
+    """It ran on a node of a cluster, or an upgrade came between."""
+    _as_if_on_a_gpu(project)
+    done = project.root / "build" / "smoke" / "done" / f"{C}.json"
+    text = done.read_text()
+    known = json.loads(text)
+    assert len(known["environment"]["packages"]) > len(recorded.PACKAGES)
+    known["environment"] |= {"driver": "550.1", "device": GPU, "packages": {"torch": "1.0"}}
+    done.write_text(json.dumps(known))
+    recorded.record(project.root, "smoke", [C])
+    (runs,) = recorded.read(project.root).values()
+    found = next(run for run in runs if run.notebook == C).environment
+    assert (found["driver"], found["device"], found["torch"]) == ("550.1", GPU, "1.0")
+    assert found["numpy"] == "missing" and "packages" not in found
+    # An older version of the runner noted none: nobody knows any more where it ran.
+    del known["environment"]
+    done.write_text(json.dumps(known))
+    with pytest.raises(ValueError, match="did not note its environment; run it again before it"):
+        recorded.record(project.root, "smoke", [C])
+    done.write_text(text)
+    assert f"[{C}] start" not in project.run().stderr, "what the record says beside is no input"
+
+
+def test_a_run_of_other_code_is_not_recorded_as_this_one(project, monkeypatch):
+    _as_if_on_a_gpu(project)
+    path = project.root / "notebooks" / f"{C}.ipynb"
+    text = path.read_text()
+    path.write_text(text.replace("wilson(3, 10)", "wilson(4, 10)"))
+    with pytest.raises(ValueError, match="its cells changed since it ran; run it again before it"):
+        recorded.record(project.root, "smoke", [C])
+    # Words are no code.
+    path.write_text(text.replace("Words.", "Other words."))
+    recorded.record(project.root, "smoke", [C])
+    monkeypatch.setattr(recorded.runner.sources, "helpers_hash", lambda modules: "other")
+    with pytest.raises(ValueError, match="helpers that it uses changed since it ran; run it again"):
+        recorded.record(project.root, "smoke", [C])
+    monkeypatch.undo()
+    path.unlink()
+    with pytest.raises(ValueError, match=r"there is no notebooks/02_c\.ipynb any more"):
+        recorded.record(project.root, "smoke", [C])
+    path.write_text(text)
 
 
 def test_recording_twice_changes_no_byte(project):

@@ -1,8 +1,11 @@
 """The runner on real kernels: what runs again and what does not, failures, and kill -9."""
 
 import json
+import subprocess
+import sys
 
 import nbformat
+import psutil
 import pytest
 from small_project import CELLS, A, B, C, Project
 
@@ -99,6 +102,35 @@ def test_a_killed_run_goes_on_with_the_same_results(tmp_path):
     assert C in project.executed(done)
     assert project.results() == reference.results()
     assert not project.executed(project.run())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system kills children on Linux only")
+def test_a_kill_of_the_command_alone_ends_all_that_it_started(tmp_path):
+    """Its lock is free then: a second run must not meet notebooks of the first on the card."""
+    project = Project(tmp_path)
+    project.write_notebook(C, [*CELLS[C], "import time; time.sleep(300)"])
+    process = subprocess.Popen(
+        project.command("run", "--profile", "smoke", C),
+        cwd=project.root,
+        env=project.environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert any(f"[{C}] cell 5" in line for line in process.stderr), "it ended by itself"
+    family = psutil.Process(process.pid).children(recursive=True)
+    said = [" ".join(one.cmdline()) for one in family]
+    for what in ("snakemake", "helpers.runner", "ipykernel"):
+        assert any(what in line for line in said), said
+    process.kill()
+    process.wait()
+    _, left = psutil.wait_procs(family, timeout=20)
+    process.stderr.close()
+    for one in left:
+        one.kill()
+    assert not left, left
+    project.write_notebook(C, CELLS[C])
+    assert project.executed(project.run(C)) == {C}
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, Thread
 
 import nbformat
 import pytest
+from night_project import NightProject
 from small_project import ROOT, A, B, C, Project
 
 from helpers import completions, sources
@@ -156,6 +157,35 @@ def test_the_book_holds_no_key_and_cannot_be_written_to(tmp_path, address, monke
         text = page.read_text(encoding="utf-8").lower()
         assert 'method="post"' not in text and 'type="file"' not in text, page
     _check_read_only(book)
+
+
+@pytest.mark.slow
+def test_a_failing_night_tells_no_key(tmp_path, address, monkeypatch):
+    """What a server says goes a long way: the notebook's error, the log, the history, the alarm
+    and its command, the status page of the book."""
+    for name, key in PLANTED.items():
+        monkeypatch.setenv(name, key)
+    project = NightProject(tmp_path / "project")
+    told = tmp_path / "told.txt"
+    project.teller.write_text(f'#!/bin/sh\n{{ env; cat; }} > "{told}"\n')
+    assert project.run().returncode == 0  # the copies that the book shows after the failure
+    project.write_notebook(A, [REFUSED.format(address=address)], words="# First")
+    done = project.night()
+    assert done.returncode == 1, done.stderr
+    assert {f"Bearer {JUDGE}", f"Bearer {REWARD}"} == set(Server.seen)
+    # The server's answer has come through to each of these places, which is why they are searched.
+    (night,) = project.kept()
+    (problem,) = (line for line in night.head["problems"] if "Stopped" in line)
+    alarm = (project.where / "alarm.json").read_text()
+    assert "xxxxx" in problem and problem in json.loads(alarm)["lines"]
+    assert "xxxxx" in told.read_text() and "ELEPHANT_ALARM_STATE=open" in told.read_text()
+    assert "xxxxx" in (project.root / "build" / "smoke" / "failed" / f"{A}.ipynb").read_text()
+    assert "xxxxx" in done.stdout and "xxxxx" in done.stderr
+    assert "xxxxx" in (project.book / "status.html").read_text()
+    assert not _found(tmp_path)
+    # Nights are compressed: a key in one is not seen from outside.
+    assert not any(part.decode() in json.dumps(night) for part in PARTS)
+    assert not any(part in (done.stdout + done.stderr).encode() for part in PARTS)
 
 
 def _add_book(project: Project) -> None:

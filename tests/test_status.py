@@ -4,8 +4,10 @@ import re
 
 import nbformat
 import pytest
+from night_project import NightProject
+from small_project import CELLS, A, B
 
-from helpers import book, status
+from helpers import book, plan, status
 from helpers.history import Night
 
 ROW = dict(
@@ -73,9 +75,10 @@ def test_a_sparkline_stays_in_its_box_and_puts_more_higher(values):
     assert "a &lt;label&gt;" in status.sparkline(values, "a <label>")
 
 
-def _executed(source="x = 1"):
+def _executed(source="x = 1", upstream=None):
     nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
     nb.metadata["papermill"] = dict(parameters=dict(profile="smoke", n=1))
+    nb.metadata["elephant_upstream"] = {"00_a": "u1"} if upstream is None else upstream
     return nb
 
 
@@ -85,13 +88,46 @@ def test_age_is_told_by_hash_of_cells_parameters_helpers_and_data():
     executed = _executed()
     entry = dict(
         code=notebooks.code_hash(executed), parameters=dict(profile="smoke", n=1), helpers="h1",
-        data={"hh": "1"},
+        data={"hh": "1"}, upstream=["00_a"],
     )  # fmt: skip
-    assert book.stale_parts(entry, executed, [ROW]) == ""
-    assert book.stale_parts(entry, _executed("x = 2"), [ROW]) == "its cells"
-    assert book.stale_parts(entry | dict(helpers="h2"), executed, [ROW]) == "helpers that it uses"
+
+    def stale(entry=entry, executed=executed, made="u1"):
+        return book.stale_parts(entry, executed, [ROW], {"00_a": made})
+
+    assert stale() == ""
+    assert stale(executed=_executed("x = 2")) == "its cells"
+    assert stale(entry | dict(helpers="h2")) == "helpers that it uses"
     changed = entry | dict(parameters=dict(profile="smoke", n=2), data={"hh": "2"})
-    assert book.stale_parts(changed, executed, [ROW]) == "its parameters, its data"
+    assert stale(changed) == "its parameters, its data"
+    assert stale(made="u2") == "what 00_a made"
+    # A copy that an older version left does not say what it was run with.
+    assert book.stale_parts(entry, _executed(upstream={}), [ROW], {"00_a": "u2"}) == ""
+
+
+def test_a_chapter_that_failed_after_its_upstream_has_a_banner(tmp_path, monkeypatch):
+    """As in a night: all records are deleted first, a's new code runs well, b fails after it."""
+    project = NightProject(tmp_path / "project")
+    monkeypatch.chdir(project.root)
+
+    def staged(name: str) -> dict[str, bool]:
+        book.stage(project.root, plan.make(project.root, "smoke"), tmp_path / name)
+        pages = ("notebooks/00_a.ipynb", "notebooks/01_b.ipynb", "index.md", "verdicts.md")
+        texts = {page: (tmp_path / name / page).read_text() for page in (*pages, "recorded.md")}
+        return {page: "Numbers older than their code" in text for page, text in texts.items()}
+
+    assert project.run().returncode == 0
+    assert not any(staged("good").values())
+    # b fails where what a made is even; its own code is the same before and after.
+    project.write_notebook(B, [*CELLS[B], "assert int(up)"], words="# Second")
+    assert project.run().returncode == 0 and not any(staged("again").values())
+    project.write_notebook(A, [CELLS[A][0], CELLS[A][1].replace("% 2", "% 1")], words="# First")
+    done = project.call("run", "--profile", "smoke", "--force")
+    assert done.returncode == 1 and project.executed(done) == {A}
+    found = staged("failed")
+    assert found.pop("notebooks/00_a.ipynb") is False
+    assert all(found.values()), found
+    text = (tmp_path / "failed" / "recorded.md").read_text()
+    assert "Second: what 00_a made changed since" in text
 
 
 def test_the_switch_leads_to_the_new_book_and_keeps_the_one_before(tmp_path):

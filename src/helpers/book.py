@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -87,7 +87,7 @@ def stage(root: Path, todo: dict, out: Path) -> None:
     (out / "_static" / "plotly.min.js").write_bytes(plotly.read_bytes())
     (out / "notebooks").mkdir()
     (out / "ledger").mkdir()
-    chapters = []
+    chapters, made = [], {}
     for name, entry in todo["notebooks"].items():
         where = runner.paths(build_dir, name)
         if not where["notebook"].is_file():
@@ -100,8 +100,9 @@ def stage(root: Path, todo: dict, out: Path) -> None:
             runner.write_text(where["notebook"], nbformat.writes(executed))
         shutil.copy(where["ledger"], out / "ledger")
         rows = ledger.read(where["ledger"])
+        made[name] = runner.made_hash(build_dir, name)
         behind = {chapter.name for chapter in chapters if chapter.stale} & set(entry["upstream"])
-        stale = stale_parts(entry, executed, rows) or ", ".join(sorted(behind))
+        stale = stale_parts(entry, executed, rows, made) or ", ".join(sorted(behind))
         chapters.append(
             status.Chapter(name, _title(executed), status.timing(executed), rows, stale)
         )
@@ -121,22 +122,27 @@ def stage(root: Path, todo: dict, out: Path) -> None:
     page = status.page(chapters, nights, todo["profile"])
     (out / "status.md").write_text(page, encoding="utf-8")
     if old := {chapter.title: chapter.stale for chapter in chapters if chapter.stale}:
-        for path in (out / "index.md", out / "verdicts.md"):
+        for path in (out / "index.md", out / "verdicts.md", out / "recorded.md"):
             title, _, text = path.read_text(encoding="utf-8").partition("\n")
             path.write_text(f"{title}\n\n{status.banner(old)}\n{text}", encoding="utf-8")
 
 
-def stale_parts(entry: dict, executed, rows: list[dict]) -> str:
+def stale_parts(entry: dict, executed, rows: list[dict], made: Mapping[str, str]) -> str:
     """What of a chapter's code or data differs from what made its numbers, by hash; "" if nothing.
 
-    ``entry`` is the plan's, ``executed`` and ``rows`` are what lies in the build folder.
+    ``entry`` is the plan's, ``executed`` and ``rows`` are what lies in the build folder, ``made``
+    hashes of what others made: a chapter that failed after them still shows what came before.
     """
     first = rows[0] if rows else dict(code=entry["helpers"], data=entry["data"])
     made_with = executed.metadata.get("papermill", {}).get("parameters", entry["parameters"])
     then = (notebooks.code_hash(executed), made_with, first["code"], first["data"])
     now = (entry["code"], entry["parameters"], entry["helpers"], entry["data"])
     words = ("its cells", "its parameters", "helpers that it uses", "its data")
-    return ", ".join(word for word, a, b in zip(words, then, now, strict=True) if a != b)
+    changed = [word for word, a, b in zip(words, then, now, strict=True) if a != b]
+    # Copies of an older version of the runner have none: of these nothing is known.
+    used = executed.metadata.get("elephant_upstream", {})
+    changed += [f"what {up} made" for up in entry["upstream"] if used.get(up, made[up]) != made[up]]
+    return ", ".join(changed)
 
 
 def _title(notebook) -> str:

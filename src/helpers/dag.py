@@ -76,15 +76,19 @@ def execute(
     command += ["--nolock", "--rerun-incomplete", "--keep-going"]
     command += ["--rerun-triggers", "mtime"]
     environment = dict(os.environ)
-    environment.pop(cores_.SETTING, None)
+    for setting in (cores_.SETTING, runner.LEADER):
+        environment.pop(setting, None)
     if executor == "local":
         number = str(1 if devices.here().cards else cores)
         command += ["--cores", number, "--resources", "training=1"]
         environment[cores_.SETTING] = number
+        environment[runner.LEADER] = str(os.getpid())
     else:
         command += ["--profile", str(root / "profiles" / executor)]
     command += ["--quiet", "all", "--"]
-    done = subprocess.run(command, check=False, env=environment)
+    # Killed with us, as is each runner with it: else they go on while our lock is free.
+    with_us = runner.end_with_parent
+    done = subprocess.run(command, check=False, env=environment, preexec_fn=with_us)
     failed = [name for name in todo["notebooks"] if not runner.has_receipt(build, name)]
     if failed:
         print(f"elephant: not complete: {', '.join(failed)}", file=sys.stderr)

@@ -6,11 +6,10 @@ rows. Committed, so a reader without a GPU sees what one gave, on which card and
 
 import html
 import json
-from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from helpers import claims, ledger, machine, plan, runner, tables
+from helpers import claims, ledger, plan, runner, tables
 
 # What may move a number and is not in the code: written beside it.
 PACKAGES = ("torch", "transformers", "trl", "peft", "tokenizers", "numpy", "scikit-learn", "pandas")
@@ -39,9 +38,10 @@ def folder(root: Path, profile: str) -> Path:
 def record(root: Path, profile: str, names: list[str] | None = None) -> list[Path]:
     """Copy the rows of finished notebooks (all, or ``names``) from ``build/`` into the recordings.
 
-    Kept are result rows and measured speeds (tokens/s). Raises ValueError where nothing or a named
-    notebook is not finished, what it made was changed since, or it ran without a GPU: such numbers
-    everybody makes afresh.
+    Kept are result rows and measured speeds (tokens/s), beside the environment that the run noted:
+    a cluster's node is not this machine, and packages may have been upgraded since. Raises
+    ValueError where nothing or a named notebook is not finished, what it made or its code was
+    changed since, or it ran without a GPU: such numbers everybody makes afresh.
     """
     build = plan.build_folder(root, profile)
     finished = {path.stem: path for path in sorted((build / "done").glob("*.json"))}
@@ -54,7 +54,8 @@ def record(root: Path, profile: str, names: list[str] | None = None) -> list[Pat
     written = []
     for name in names or finished:
         done = json.loads(finished[name].read_text(encoding="utf-8"))
-        if problem := runner.why_run(build, name, done.get("inputs", {})):
+        problem = runner.why_run(build, name, done.get("inputs", {})) or _other(root, name, done)
+        if problem:
             raise ValueError(f"{name}: {problem}; run it again before it is recorded")
         rows = ledger.read(runner.paths(build, name)["ledger"])
         kept = [row for row in rows if row["kind"] == "result" or row["unit"] == "tokens/s"]
@@ -66,18 +67,33 @@ def record(root: Path, profile: str, names: list[str] | None = None) -> list[Pat
                 "are made afresh by `elephant book`"
             )
         where = folder(root, profile) / f"{name}.json"
-        runner.write_text(where, _text(kept, done["inputs"]["parameters"]))
+        runner.write_text(where, _text(kept, done))
         written.append(where)
     return written
 
 
-def _text(rows: list[dict], parameters: dict) -> str:
+def _other(root: Path, name: str, done: dict) -> str:
+    """Why a finished run is not that of this checkout's code, or cannot say where it ran."""
+    source = root / "notebooks" / f"{name}.ipynb"
+    if not source.is_file():
+        return f"there is no notebooks/{name}.ipynb any more"
+    now = runner.code_now(source)
+    words = {"code": "its cells", "helpers": "helpers that it uses"}
+    changed = [word for field, word in words.items() if done["inputs"][field] != now[field]]
+    if changed:
+        return f"{' and '.join(changed)} changed since it ran"
+    return "" if "environment" in done else "its run did not note its environment"
+
+
+def _text(rows: list[dict], done: dict) -> str:
     """Small and readable as a diff: shared fields once, empty fields not at all, a row a line."""
     head = {field: rows[0][field] for field in SHARED}
     odd = [row["id"] for row in rows if {field: row[field] for field in SHARED} != head]
     if odd:
         raise ValueError(f"rows of one notebook with different provenance: {', '.join(odd[:3])}")
-    head |= {"parameters": parameters, "environment": _environment(head["device"])}
+    inputs = done["inputs"]
+    head |= {"parameters": inputs["parameters"], "cells": inputs["code"]}
+    head |= {"environment": _environment(done["environment"])}
     own = [
         {k: v for k, v in row.items() if k not in SHARED and v not in (None, "")} for row in rows
     ]
@@ -86,11 +102,10 @@ def _text(rows: list[dict], parameters: dict) -> str:
     return f'{{"run": {text},\n"rows": [\n{lines}\n]}}\n'
 
 
-@cache
-def _environment(device: str) -> dict:
-    """That of this checkout, in which the run was made: the packages that numbers come from."""
-    found = machine.environment(device)
-    packages = found.pop("packages")
+def _environment(noted: dict) -> dict:
+    """Of all packages that the run noted those that numbers come from."""
+    found = {field: value for field, value in noted.items() if field != "packages"}
+    packages = noted["packages"]
     return found | {name: packages.get(name, "missing") for name in PACKAGES}
 
 

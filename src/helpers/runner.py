@@ -6,10 +6,12 @@ moved is written last. Snakemake calls this module once a notebook::
     python -m helpers.runner build/cpu/plan.json 00_paper_audit
 """
 
+import ctypes
 import hashlib
 import json
 import os
 import shutil
+import signal
 import sys
 import time
 from pathlib import Path
@@ -22,13 +24,29 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 
-from helpers import cores, jobs, ledger, notebooks, plan, sources
+from helpers import cores, jobs, ledger, machine, notebooks, plan, sources
+
+LEADER = "ELEPHANT_LEADER"  # process id of the `elephant` that started this here; no cluster's
 
 
 def main(arguments: list[str]) -> int:
     """Run one notebook of a plan; exit status 1 where it fails."""
     plan_file, name = arguments
+    if os.environ.get(LEADER):
+        end_with_parent()
+        os.kill(int(os.environ[LEADER]), 0)  # raises where it was killed before we came here
     return 0 if run_notebook(json.loads(Path(plan_file).read_text(encoding="utf-8")), name) else 1
+
+
+def end_with_parent() -> None:
+    """Let the system kill this process when the one that started it is gone (Linux only).
+
+    A ``kill -9`` of `elephant` alone reaches no child and frees its lock: a second run would put a
+    second notebook on the card. The trap: the end of the thread that forked counts as the parent's.
+    SIGKILL, because Snakemake answers SIGTERM by first finishing what runs.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def run_notebook(todo: dict, name: str) -> bool:
@@ -38,7 +56,7 @@ def run_notebook(todo: dict, name: str) -> bool:
     after a failure, with the executed copy kept and its path printed.
     """
     build, entry = Path(todo["build"]), todo["notebooks"][name]
-    inputs = plan.inputs(entry, {up: _made_hash(build, up) for up in entry["upstream"]})
+    inputs = plan.inputs(entry, {up: made_hash(build, up) for up in entry["upstream"]})
     (build / "locks").mkdir(parents=True, exist_ok=True)
     lock = FileLock(build / "locks" / f"{name}.lock")
     try:
@@ -119,6 +137,7 @@ def _execute(todo: dict, name: str, inputs: dict, reason: str) -> bool:
     work = build / "partial" / name
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
+    device = ledger.device()  # of the machine that runs it, a cluster's node perhaps
     context = dict(
         notebook=name,
         ledger=str(work / "ledger.jsonl"),
@@ -127,10 +146,10 @@ def _execute(todo: dict, name: str, inputs: dict, reason: str) -> bool:
         commit=todo["commit"],
         data=entry["data"],
         code=entry["helpers"],
-        # Of the machine that runs it: a cluster's node is not where the plan was made.
-        device=ledger.device(),
+        device=device,
     )
     _write_json(work / "context.json", context)
+    environment = machine.environment(device)
     _set_kernel_environment(work / "context.json", name, todo["profile"])
     executed = work / "notebook.ipynb"
     started = time.perf_counter()
@@ -141,8 +160,7 @@ def _execute(todo: dict, name: str, inputs: dict, reason: str) -> bool:
             str(executed),
             parameters=entry["parameters"],
             engine_name="announcing",
-            # Named, not taken from the metadata: a file's kernelspec can silently pick another
-            # interpreter or device.
+            # Named: a file's kernelspec can silently pick another interpreter or device.
             kernel_name="python3",
             cwd=str(ledger.project_root()),
             execution_timeout=todo["cell_timeout"],
@@ -162,7 +180,7 @@ def _execute(todo: dict, name: str, inputs: dict, reason: str) -> bool:
     if problem:
         _say(name, f"FAILED: {problem}")
         return False
-    _publish(build, name, work, inputs)
+    _publish(build, name, work, inputs, environment)
     _say(name, f"done in {time.perf_counter() - started:.0f} s")
     return True
 
@@ -180,17 +198,19 @@ def _incomplete(executed: Path) -> str:
 
 def _changed_meanwhile(entry: dict) -> str:
     """Whether what ran may not be what was planned: results must not be filed under other code."""
-    source = notebooks.read(Path(entry["source"]))
-    now = (
-        notebooks.code_hash(source),
-        sources.helpers_hash(notebooks.helper_modules(source)),
-    )
-    if now != (entry["code"], entry["helpers"]):
+    if code_now(Path(entry["source"])) != {field: entry[field] for field in ("code", "helpers")}:
         return "its code or a helper was edited while it ran; run it again"
     return ""
 
 
-def _publish(build: Path, name: str, work: Path, inputs: dict) -> None:
+def code_now(source: Path) -> dict[str, str]:
+    """``code`` and ``helpers`` as a plan of this checkout has them of a notebook."""
+    notebook = notebooks.read(source)
+    modules = notebooks.helper_modules(notebook)
+    return dict(code=notebooks.code_hash(notebook), helpers=sources.helpers_hash(modules))
+
+
+def _publish(build: Path, name: str, work: Path, inputs: dict, environment: dict) -> None:
     """Move a complete run into place; the record that makes it count is written last."""
     target = paths(build, name)
     record = build / "done" / f"{name}.json"
@@ -200,11 +220,13 @@ def _publish(build: Path, name: str, work: Path, inputs: dict) -> None:
     target["artifacts"].parent.mkdir(parents=True, exist_ok=True)
     (work / "artifacts").replace(target["artifacts"])
     executed = notebooks.read(work / "notebook.ipynb")
+    # Also here: a night deletes the records first, and where it fails this copy is on the page.
+    executed.metadata["elephant_upstream"] = inputs["upstream"]
     rows = ledger.read(work / "ledger.jsonl") if (work / "ledger.jsonl").is_file() else []
     write_text(target["ledger"], "".join(_row_text(row, executed) for row in rows))
     write_text(target["notebook"], nbformat.writes(executed))
     (build / "failed" / f"{name}.ipynb").unlink(missing_ok=True)
-    _write_json(record, dict(inputs=inputs, made=_made(build, name)))
+    _write_json(record, dict(inputs=inputs, made=_made(build, name), environment=environment))
     shutil.rmtree(work)
 
 
@@ -231,12 +253,13 @@ def _made(build: Path, name: str) -> dict[str, str]:
     return made
 
 
-def _made_hash(build: Path, name: str) -> str:
+def made_hash(build: Path, name: str) -> str:
+    """Hash of all that a notebook made, as those downstream of it depend on it."""
     return hashlib.sha256(json.dumps(_made(build, name)).encode()).hexdigest()[:16]
 
 
 def _set_kernel_environment(context: Path, name: str, profile: str) -> None:
-    os.environ |= {
+    os.environ |= dict(jobs.ONE_THREAD) | {
         "ELEPHANT_RUN": str(context),
         "ELEPHANT_NOTEBOOK": name,
         "ELEPHANT_PROFILE": profile,
@@ -245,14 +268,12 @@ def _set_kernel_environment(context: Path, name: str, profile: str) -> None:
         # A kernel of the user's own must not stand in for the one of this environment.
         "JUPYTER_PREFER_ENV_PATH": "1",
     }
-    os.environ |= jobs.ONE_THREAD
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, PapermillExecutionError):
-        return f"{error.ename}: {error.evalue}".splitlines()[0]
-    return str(error).strip().splitlines()[0]
+    failed = isinstance(error, PapermillExecutionError)
+    return (f"{error.ename}: {error.evalue}" if failed else str(error)).strip().splitlines()[0]
 
 
 def _say(name: str, text: str) -> None:
