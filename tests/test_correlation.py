@@ -237,13 +237,14 @@ def test_protocols_and_the_share_of_wrong_orders():
 def test_a_share_without_variation_has_the_width_of_its_units():
     units = np.repeat(np.arange(5), 20)
     for value in (0, 1):
-        found = shards.share(np.full(100, value), units, seed=0)
+        found = stats.cluster_share(np.full(100, value), units, seed=0)
         bound = stats.wilson(5 * value, 5)
         assert found[:4] == (value, bound.low, bound.high, 100), "five units, not a hundred values"
-    half = shards.share(np.full(100, 0.5), units, seed=0)
+    half = stats.cluster_share(np.full(100, 0.5), units, seed=0)
     assert half[:3] == (0.5, 0.5, 0.5) and "bootstrap" in half.method
     mixed = np.r_[np.ones(40), np.zeros(60)]
-    assert shards.share(mixed, units, seed=0) == stats.cluster_bootstrap(mixed, units, seed=0)
+    plain = stats.cluster_bootstrap(mixed, units, seed=0)
+    assert stats.cluster_share(mixed, units, seed=0) == plain
 
 
 def test_a_model_against_itself_is_never_right():

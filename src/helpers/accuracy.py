@@ -60,9 +60,9 @@ def measures(
     clusters = prompts.loc[strict.index].to_numpy()
     options = dict(clusters=clusters, seed=seed, n_resamples=n_resamples)
     found = {
-        "strict": stats.cluster_bootstrap(strict, **options),
-        "half": stats.cluster_bootstrap(half, **options),
-        "ties": stats.cluster_bootstrap(ties, **options),
+        "strict": stats.cluster_share(strict, **options),
+        "half": stats.cluster_share(half, **options),
+        "ties": stats.cluster_share(ties, **options),
     }
     if strict.isin([0, 1]).all():
         found["wilson"] = stats.wilson(int(strict.sum()), len(strict))

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import scipy.stats
 
-from helpers import pairs, paper, rewards, shards, splits, stats, suites
+from helpers import pairs, paper, rewards, splits, stats, suites
 
 # Differences below this share of the model's standard deviation of chosen scores are negligible.
 # The paper says "similar scores" and gives no number; a tenth is half of what Cohen calls small.
@@ -42,7 +42,7 @@ class Result(NamedTuple):
 
     ``sensitivity``: mean of (base - probe) in standard deviations of the model's chosen scores,
     None where these are constant; ``flip``: share of probes that score at least as high as the
-    base (Wilson), ``flip_clustered`` the same with prompts as clusters (:func:`shards.share`:
+    base (Wilson), ``flip_clustered`` the same with prompts as clusters (``stats.cluster_share``:
     Wilson on the prompts where all or none flip); ``negligible``: share of differences below
     ``NEGLIGIBLE`` standard deviations. Estimates by prompt are None where there
     are fewer than two prompts.
@@ -84,7 +84,7 @@ def results(
                 if many and varied
                 else None,
                 stats.wilson(int(flips.sum()), n),
-                shards.share(flips, clusters.to_numpy(), seed=seed) if many else None,
+                stats.cluster_share(flips, clusters.to_numpy(), seed=seed) if many else None,
                 stats.wilson(int(small.sum()), n),
             )
         )
@@ -100,7 +100,7 @@ def orientation(margins: np.ndarray, prompts: Collection[str], *, seed: int) -> 
     """
     credit = (np.sign(margins) + 1) / 2
     clusters = [splits.prompt_hash(p) for p in prompts]
-    return shards.share(credit, clusters, seed=seed)
+    return stats.cluster_share(credit, clusters, seed=seed)
 
 
 def verdict(share: stats.Estimate) -> str:

@@ -79,26 +79,9 @@ def misranked(
         raise ValueError(f"no two models' true correlations differ by {least} or more")
     rows = []
     for (cut, shown), group in pd.concat(parts).groupby(["cut", "shown"]):
-        wrong = share(group["wrong"].to_numpy(), group["study"].to_numpy(), seed=seed)
+        wrong = stats.cluster_share(group["wrong"].to_numpy(), group["study"].to_numpy(), seed=seed)
         rows.append(dict(cut=cut, shown=shown, share=wrong))
     return pd.DataFrame(rows)
-
-
-def share(hits: np.ndarray, units: np.ndarray, *, seed: int) -> stats.Estimate:
-    """Share of hits (0 or 1; one half for a tie), with a bootstrap of whole units.
-
-    Where all are 0, or all 1, a bootstrap has no width and would claim certainty: the interval is
-    then Wilson's on the units, as if each were one draw, since its own hits may go together. Raises
-    ValueError as :func:`helpers.stats.cluster_bootstrap` does, so for a single unit, too.
-    """
-    hits = np.asarray(hits, dtype=float)
-    found = stats.cluster_bootstrap(hits, units, seed=seed)
-    if found.value not in (0, 1):
-        return found
-    n = len(set(units))
-    bound = stats.wilson(int(found.value) * n, n)
-    method = f"Wilson, of {n} clusters as units: all values are {found.value:g}"
-    return found._replace(low=bound.low, high=bound.high, method=method)
 
 
 def _parts(codes: np.ndarray) -> list[np.ndarray]:

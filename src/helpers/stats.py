@@ -66,6 +66,24 @@ def cluster_bootstrap(
     return _bootstrap_estimate(values, codes, statistic, seed, n_resamples, method)
 
 
+def cluster_share(
+    hits: ArrayLike, clusters: ArrayLike, *, seed: int, n_resamples: int = 2000
+) -> Estimate:
+    """Share of hits (0 or 1; one half for a tie) by :func:`cluster_bootstrap`.
+
+    Where all are 0, or all 1, a bootstrap has no width and would claim certainty: the interval is
+    then Wilson's on the clusters, as if each were one draw, since its own hits may go together.
+    Raises ValueError as :func:`cluster_bootstrap` does, so for a single cluster, too.
+    """
+    found = cluster_bootstrap(hits, clusters, seed=seed, n_resamples=n_resamples)
+    if found.value not in (0, 1):
+        return found
+    n = len(set(clusters))
+    bound = wilson(int(found.value) * n, n)
+    method = f"Wilson, of {n} clusters as units: all values are {found.value:g}"
+    return found._replace(low=bound.low, high=bound.high, method=method)
+
+
 def paired_bootstrap(
     a: ArrayLike,
     b: ArrayLike,

@@ -250,7 +250,7 @@ def equivalent(found: trend.Trend, margin: float) -> significance.Equivalence | 
         return None
     slope, alpha = found.slope, (1 - stats.LEVEL) / 2
     return significance.equivalence(
-        slope.value, found.standard_error, found.df, margin, slope.n, alpha
+        slope.value, found.standard_error, found.df, margin, slope.n, alpha=alpha
     )
 
 
