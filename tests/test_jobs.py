@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers import jobs, sources
+from helpers import jobs, progress, sources
 from helpers.jobs import Job
 
 CHORES = '''"""Jobs of a moment. Each leaves a line in calls.txt, so that none runs unseen."""
@@ -287,3 +287,25 @@ def test_a_training_after_another_in_one_process_is_as_it_is_alone(package):
     (alone,) = jobs.run([second], workers=1)
     assert after["pid"] != alone["pid"] and len(after["losses"]) == 4
     assert (after["losses"], after["sums"]) == (alone["losses"], alone["sums"])
+
+
+def test_a_training_in_a_job_says_how_far_it_is(package):
+    job = Job("SFT", "chores.sft", {"seed": 0})
+    jobs.run([job])
+    lines = (jobs.folder(job) / "log.txt").read_text()
+    last = progress.of_log(jobs.folder(job) / "log.txt")
+    steps, _, numbers = last.partition(" steps")
+    done, total = map(int, steps.split("/"))
+    assert done == total > 0 and "loss=" in numbers and "tokens/s=" in numbers, lines
+
+
+def test_what_runs_is_named_with_its_numbers(package):
+    job, quiet = Job("slow one", "chores.slow", {"until": "go"}), Job("other", "chores.add")
+    for one in (job, quiet):
+        aside = jobs.folder(one).with_name(jobs.key(one) + ".partial")
+        aside.mkdir(parents=True)
+    (jobs.folder(job).with_name(jobs.key(job) + ".partial") / "log.txt").write_text(
+        "0/9 steps\r4/9 steps, loss=0.6, kl=2.1\n"
+    )
+    far = "4/9 steps, loss=0.6, kl=2.1"
+    assert jobs._how_far([job, quiet]) == f"slow one: {far}; other"

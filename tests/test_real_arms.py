@@ -14,6 +14,7 @@ from helpers import (
     policies,
     policyfiles,
     real_arms,
+    real_models,
     real_texts,
     rewards,
     significance,
@@ -110,8 +111,8 @@ def test_pairs_that_do_not_fit_are_left_out_and_too_few_are_an_error(where):
 @pytest.mark.parametrize("arm", ["start", "original", "cleaned", "ranked", "ppo", "rloo"])
 def test_an_arm_runs_is_measured_on_the_part_test_and_judged(where, tmp_path, arm):
     start = study_real.start_job(where, measure=4)
-    judge, panel = study_real.judge_job(where, **JUDGE), study_real.panel_job(where)
-    signal = study_real.signal_job(where, "letters", labels=30, tested=20)
+    judge, panel = real_models.judge_job(where, **JUDGE), study_real.panel_job(where)
+    signal = real_models.signal_job(where, "letters", labels=30, tested=20)
     sizes = dict(measure=4, start=start)
     if arm == "start":
         job = start
@@ -286,7 +287,7 @@ def test_what_a_poor_judge_can_show():
 
 def test_reward_models_do_not_depend_on_the_policy_and_policies_do(where):
     other = where._replace(policy="elsewhere", max_tokens=64)
-    same = study_real.judge_job, study_real.panel_job
+    same = real_models.judge_job, study_real.panel_job
     assert all(jobs.key(of(where)) == jobs.key(of(other)) for of in same)
     keys = {jobs.key(study_real.start_job(w, measure=2)) for w in (where, other)}
     assert len(keys) == 2
@@ -304,10 +305,25 @@ def test_judges_that_cannot_be_had_are_named_with_the_reason(where, monkeypatch)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     of_smollm2 = where._replace(policy="smollm2")
     names = ("minilm", "smollm2", "starling-34b")
-    found, reasons = study_real.possible(names, of_smollm2)
+    found, reasons = real_models.possible(names, of_smollm2)
     assert found == ["minilm"] and set(reasons) == {"smollm2", "starling-34b"}
     assert "own network" in reasons["smollm2"] and reasons["starling-34b"]
-    assert "smollm2" in study_real.possible(names, where._replace(policy="other"))[0]
+    assert "smollm2" in real_models.possible(names, where._replace(policy="other"))[0]
+
+
+def test_signals_are_the_first_to_be_had_and_the_others_are_named(where, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    wanted = {
+        "published": ("starling-34b", None),
+        "all": (["starling-34b", "letters"], None),
+        "few": ("tfidf-words", 30),
+    }
+    found, left_out = real_models.signals(wanted, where)
+    assert list(found) == ["all", "few"] and "starling-34b" in left_out["published"]
+    assert found["all"].settings["learner"] == "letters"
+    assert found["few"] == real_models.signal_job(where, "tfidf-words", labels=30)
+    with pytest.raises(ValueError, match="give two; not had: .*starling-34b"):
+        real_models.signals(dict(list(wanted.items())[:2]), where)
 
 
 @pytest.mark.slow
@@ -325,8 +341,8 @@ def test_smollm2_takes_two_steps_and_is_judged(hh_test_sets, tmp_path, monkeypat
     assert tokens.ids[-1] == made.eos_token_id == made.convert_tokens_to_ids("<|im_end|>")
     assert made.decode(tokens.ids[tokens.begin :]) == "Hello.<|im_end|>"
     done: dict = {}
-    judge = study_real.judge_job(where, candidates=("minilm",), labels=24, tested=10)
-    signal = study_real.signal_job(where, "tfidf-words", labels=60, tested=20)
+    judge = real_models.judge_job(where, candidates=("minilm",), labels=24, tested=10)
+    signal = real_models.signal_job(where, "tfidf-words", labels=60, tested=20)
     start = study_real.start_job(where, measure=2)
     job = study_real.ranked_job(
         where, 0, pairs=4, measure=2, start=start, signal=signal, config=dict(accumulation=2)
@@ -380,7 +396,7 @@ def test_two_processes_train_smollm2_together(hh_test_sets, tmp_path, monkeypatc
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     real_texts.read.cache_clear()
     where = real_texts.text(source, max_tokens=96, new_tokens=8)
-    signal = study_real.signal_job(where, "tfidf-words", labels=60, tested=20)
+    signal = real_models.signal_job(where, "tfidf-words", labels=60, tested=20)
     options = dict(measure=2, start=study_real.start_job(where, measure=2), signal=signal)
     # Four rankings a step in either case.
     one = study_real.ranked_job(where, 0, pairs=8, config=dict(accumulation=4), **options)

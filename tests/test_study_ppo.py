@@ -130,6 +130,36 @@ def test_every_run_has_its_row_also_those_that_were_stopped_or_broken(runs):
     assert set(said["seed"]) == {0, 1} and len(said) == 12
 
 
+def test_of_a_reward_model_that_lost_a_run_there_is_no_mean_and_of_all_no_trend(runs):
+    log, said = study_ppo.logs(runs), study_ppo.answers(runs, START)
+    kept, lost = (run.grade for run in runs[::2])  # the last run's weights are no numbers
+    found = study_ppo.by_grade(said, "gold", [kept, lost], 2)
+    assert found[kept].value == pytest.approx(1.5) and found[lost] is None
+    shares = study_ppo.by_grade(said, "helpless", [kept, lost], 2, share=True)
+    assert shares[kept].value == 0.25 and shares[lost] is None
+    parts = study_ppo.complete(said, [kept, lost, "never run"], 2)
+    assert [len(part) for part in parts.values()] == [8, 0, 0]
+    table = study_ppo.summary(runs, log, said, span=1)
+    x, y, grade = planted(1.0)
+    assert study_ppo.trend_of(x, y, grade, seed=0) is not None
+    y[4] = table["gold"].iloc[-1]
+    assert np.isnan(y[4]) and study_ppo.trend_of(x, y, grade, seed=0) is None
+
+
+def test_a_trend_on_real_text_is_over_reward_models_and_needs_enough_of_them():
+    accuracy = {f"m{i}": 0.5 + 0.1 * i for i in range(4)}
+    rng = np.random.default_rng(0)
+    judged = [
+        [pd.DataFrame({"judge": 3 * a + rng.normal(scale=1e-3, size=5)}) for _ in range(3)]
+        for a in accuracy.values()
+    ]
+    found = study_ppo.trend_of_judged(accuracy, judged, seed=0)
+    assert found.slope.value == pytest.approx(3, abs=0.05) and found.slope.n == 4
+    assert study_ppo.trend_of_judged(accuracy, [arm[:2] for arm in judged], seed=0) is None
+    three = dict(list(accuracy.items())[:3])
+    assert study_ppo.trend_of_judged(three, judged[:3], seed=0) is None
+
+
 def test_matched_kl_compares_runs_where_the_nearest_of_them_is(runs):
     log = study_ppo.logs(runs[:3])
     at, found = study_ppo.at_matched_kl(log, "gold", span=1)

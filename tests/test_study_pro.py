@@ -169,3 +169,26 @@ def test_a_run_that_left_no_policy_stays_and_says_nothing():
     assert len(found) == 5 and not found["parses"].any()
     assert found["gold"].tolist() == gold.scores(found["prompt"].tolist(), [""] * 5).tolist()
     assert found["pair_id"].tolist() == arms.tests(5).pairs["pair_id"].tolist()
+
+
+def test_strengths_of_two_are_the_odds_of_their_duels_and_of_more_their_order():
+    rng = np.random.default_rng(0)
+    scores = {arm: rng.normal(size=(2, 200)) + lift for arm, lift in ((BEST, 0.5), (WORST, 0.0))}
+    both = pd.concat([table(arm, one) for arm, one in scores.items()], ignore_index=True)
+    found = study_pro.strengths(both, "gold", [BEST, WORST])
+    limit = study_pro.near_tie(both, "gold")
+    parts = [study_pro.of(both, arm) for arm in (BEST, WORST)]
+    outcome = study_pro.duel(*parts, "gold", limit)["outcome"]
+    odds = np.log((outcome == 1).sum() / (outcome == -1).sum())
+    value = found.log_strength["value"]
+    assert value[str(BEST)] - value[str(WORST)] == pytest.approx(odds, abs=1e-6)
+    assert found.n == 400 and "200 items" in found.tie.method
+    # A third of one seed alone: the duels are those of the seed that all have.
+    third = Arm("RRHF", 2, "good")
+    three = pd.concat([both, table(third, rng.normal(size=(1, 200)) + 2)], ignore_index=True)
+    found = study_pro.strengths(three, "gold", [BEST, WORST, third])
+    order = found.log_strength["value"].sort_values(ascending=False).index.tolist()
+    assert order == [str(third), str(BEST), str(WORST)] and found.n == 600
+    never = pd.concat([table(BEST, np.ones((1, 4))), table(WORST, np.zeros((1, 4)))])
+    with pytest.raises(ValueError, match="not bounded"):
+        study_pro.strengths(never.reset_index(drop=True), "gold", [BEST, WORST])

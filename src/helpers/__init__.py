@@ -4,7 +4,8 @@ Data flows one way, and no module imports one that stands further down::
 
     paper  stats  significance             the paper's numbers as data; intervals and tests
     crossed                                means over seeds and prompts, both drawn
-    sources  ledger  cores  jobs           what code there is; every number; work done only once
+    sources  ledger  cores  progress       what code there is; every number; cores; how far it is
+    jobs                                   work done only once
     launch                                 one job by several processes
     pairs  splits  bundled  downloads      the schema of a pair; weights in packages; public files
     lexicon  gold                          the gold world's language and its true scores
@@ -38,7 +39,7 @@ Data flows one way, and no module imports one that stands further down::
     trials  ratings  shards  correlation   on unseen pairs; against human scores, item by item
     bestof  suites  probes                 of the answers that it selects; of texts made to trip it
     goodhart  outcomes  trend              proxy against gold; win, tie, lose; a trend over models
-    study_real                             what so little real text can show
+    real_models  study_real                whose rewards, and what so little real text can show
     study_dpo  study_pro                   trainings and tables of chapters 06 and 08
     study_implicit                         chapter 06's policies as reward models
     verdict_prompts                        the paper's question to GPT-4, as printed and corrected

@@ -162,6 +162,7 @@ def ppo(
 
         def measure(row: dict) -> dict[str, float]:
             return seen.row() | {
+                "num_tokens": seen.tokens,
                 "loss": row["loss/policy_avg"] + config.value_coef * row["loss/value_avg"],
                 "kl": row["objective/kl"],
                 "entropy": row["objective/entropy"],

@@ -31,7 +31,7 @@ import psutil
 from filelock import FileLock
 from tqdm import tqdm
 
-from helpers import cores, ledger, sources
+from helpers import cores, ledger, progress, sources
 
 # More threads make small models slower, and two jobs on one core tenfold so. All of the names:
 # Snakemake sets them to a notebook's cores, and torch believes MKL's before OpenMP's.
@@ -40,6 +40,7 @@ ONE_THREAD: Mapping = MappingProxyType(
 )
 _NONE: Mapping = MappingProxyType({})
 _ASIDE = ".partial"
+_LOOK_AGAIN = 10.0  # seconds between two looks at how far the running jobs are
 _LIBRARIES = ("torch", "transformers", "trl", "peft")
 
 
@@ -99,6 +100,7 @@ def run(wanted: Iterable[Job], *, workers: int | None = None) -> list[dict]:
     waiting = {key(job): job for job in _with_needs(wanted) if not done(job)}
     failed: dict[str, str] = {}
     running: dict[Future, str] = {}
+    asked = dict(waiting)
     # A process serves one job after the other: to import torch and TRL takes longer than a short
     # training.
     n = min(workers or _workers(), len(waiting))
@@ -119,13 +121,14 @@ def run(wanted: Iterable[Job], *, workers: int | None = None) -> list[dict]:
                         bar.update()
                     elif len(running) < n and all(map(done, job.needs.values())):
                         running[threads.submit(_hand_over, job, idle, processes, over)] = name
-                        bar.set_postfix_str(job.name)
                         del waiting[name]
-                for ended in wait(running, return_when=FIRST_COMPLETED).done:
+                bar.set_postfix_str(_how_far([asked[name] for name in running.values()]))
+                for ended in wait(running, _LOOK_AGAIN, FIRST_COMPLETED).done:
                     if problem := ended.result():
                         failed[running[ended]] = problem
                     del running[ended]
                     bar.update()
+            bar.set_postfix_str("")
         finally:
             # Also on an interrupt: what is left alone would go on computing.
             over.set()
@@ -230,8 +233,16 @@ def _on_a_core(job: Job, idle: SimpleQueue, processes: list[subprocess.Popen], o
     return f"{job.name}: {said} (log: {shown})"
 
 
+def _how_far(running: list[Job]) -> str:
+    """Each running job by its name, with the last line of its training's bar."""
+    logs = [folder(job).with_name(key(job) + _ASIDE) / "log.txt" for job in running]
+    far = map(progress.of_log, logs)
+    return "; ".join(f"{job.name}: {line}" if line else job.name for job, line in zip(running, far))
+
+
 def _start() -> subprocess.Popen:
     environment = os.environ | dict(ONE_THREAD) | {"TOKENIZERS_PARALLELISM": "false"}
+    environment[progress.SETTING] = "1"
     # The ledger is the notebook's: a job has none.
     environment.pop("ELEPHANT_RUN", None)
     command = [sys.executable, "-c", "from helpers import jobs; jobs.serve()"]

@@ -24,7 +24,7 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 
-from helpers import cores, jobs, ledger, machine, notebooks, plan, sources
+from helpers import cores, jobs, ledger, machine, notebooks, plan, progress, sources
 
 LEADER = "ELEPHANT_LEADER"  # process id of the `elephant` that started this here; no cluster's
 
@@ -165,8 +165,8 @@ def _execute(todo: dict, name: str, inputs: dict, reason: str) -> bool:
             cwd=str(ledger.project_root()),
             execution_timeout=todo["cell_timeout"],
             progress_bar=False,
-            # A progress bar would be a line on the page for each of its steps.
-            coalesce_streams=True,
+            coalesce_streams=True,  # else each state of a bar would be a line on the page
+            stderr_file=progress.Teller(lambda text: _say(name, text)),
         )
     except (PapermillExecutionError, CellTimeoutError, DeadKernelError) as error:
         kept = build / "failed" / f"{name}.ipynb"

@@ -43,6 +43,7 @@ class Rewards:
     ):
         self.policy, self.score, self.reference, self.gold = policy, score, reference, gold
         self.since: list[tuple[np.ndarray, list[int], np.ndarray, np.ndarray]] = []
+        self.tokens = 0  # of the responses that the rows so far are about
 
     def __call__(self, prompts: Sequence[str], responses: Sequence[Sequence[int]]) -> np.ndarray:
         """Of responses given by their tokens without padding; float array of shape (n,)."""
@@ -61,6 +62,7 @@ class Rewards:
         responses, and all have to call."""
         raw, lengths, ended, true = (np.concatenate(part) for part in zip(*_of_all(self.since)))
         self.since = []
+        self.tokens += int(lengths.sum())
         return ({"gold": float(true.mean())} if self.gold else {}) | {
             "reward": float((raw.mean() - self.reference.mean) / self.reference.deviation),
             "raw_reward": float(raw.mean()),

@@ -23,6 +23,7 @@ from helpers import (
     rewards,
     significance,
     stats,
+    study_real,
     trend,
     world,
 )
@@ -188,10 +189,26 @@ def mean_of(table: pd.DataFrame, column: str, *, share: bool = False) -> Estimat
     return found.estimate._replace(low=low, high=high)
 
 
-def by_grade(said: pd.DataFrame, column: str, subset: str = "mixed", **options) -> dict:
-    """:func:`mean_of` of ``column`` for each grade, on one of :data:`SUBSETS`."""
+def complete(said: pd.DataFrame, grades: Sequence[str], seeds: int) -> dict[str, pd.DataFrame]:
+    """The responses of each grade of whose ``seeds`` runs every one has left a policy that answers;
+    of the others none: a mean over the remaining seeds would look better than the method is."""
+    parts = {grade: said[said["grade"] == grade] for grade in grades}
+    return {grade: t if t["seed"].nunique() == seeds else t.head(0) for grade, t in parts.items()}
+
+
+def by_grade(
+    said: pd.DataFrame,
+    column: str,
+    grades: Sequence[str],
+    seeds: int,
+    subset: str = "mixed",
+    **options,
+) -> dict[str, Estimate | None]:
+    """:func:`mean_of` of ``column`` for each grade, on one of :data:`SUBSETS`; None for a grade
+    that is not :func:`complete`."""
     own = said if subset == "mixed" else said[said["subset"] == subset]
-    return {g: mean_of(t, column, **options) for g, t in own.groupby("grade", sort=False)}
+    parts = complete(own, grades, seeds)
+    return {g: mean_of(t, column, **options) if len(t) else None for g, t in parts.items()}
 
 
 def win_tie_lose(
@@ -232,11 +249,30 @@ def per_deviation(table: pd.DataFrame, column: str) -> pd.Series:
 
 def trend_of(x: pd.Series, y: pd.Series, grade: pd.Series, *, seed: int) -> trend.Trend | None:
     """:func:`helpers.trend.trend` over reward models; None for fewer than the four that it needs,
-    and where the means of x or y are all alike, which leaves no error to test a slope by."""
-    means = pd.DataFrame({"x": x, "y": y}).groupby(np.asarray(grade)).mean()
-    if len(means) < 4 or (means.nunique() == 1).any():
+    where the means of x or y are all alike, which leaves no error to test a slope by, and where a
+    run has no value: it is not left out, since no seed is dropped."""
+    both = pd.DataFrame({"x": np.asarray(x, dtype=float), "y": np.asarray(y, dtype=float)})
+    means = both.groupby(np.asarray(grade)).mean()
+    if len(means) < 4 or (means.nunique() == 1).any() or both.isna().any(axis=None):
         return None
     return trend.trend(x, y, grade, seed=seed)
+
+
+def trend_of_judged(
+    accuracy: Mapping[str, float], judged: Sequence[Sequence[pd.DataFrame]], *, seed: int
+) -> trend.Trend | None:
+    """:func:`trend_of` on real text: the mean judge score of each policy against the accuracy of
+    its reward model. ``judged``: a list a reward model, in the order of ``accuracy``, with a frame
+    of :func:`helpers.study_real.answers` a seed. None with fewer seeds than a verdict takes."""
+    if any(len(arm) < study_real.FEWEST_SEEDS for arm in judged):
+        return None
+    rows = [
+        (name, accuracy[name], float(one["judge"].mean()))
+        for name, arm in zip(accuracy, judged, strict=True)
+        for one in arm
+    ]
+    table = pd.DataFrame(rows, columns=["name", "accuracy", "judge"])
+    return trend_of(table["accuracy"], table["judge"], table["name"], seed=seed)
 
 
 def equivalent(found: trend.Trend, margin: float) -> significance.Equivalence | None:

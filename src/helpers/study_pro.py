@@ -6,6 +6,7 @@ training prompts and in the order of the batches, not in reward model, start pol
 """
 
 from collections.abc import Iterable, Mapping
+from itertools import combinations
 from typing import NamedTuple
 
 import pandas as pd
@@ -14,6 +15,7 @@ from helpers import arms, crossed, gold, jobs, outcomes, rewards, splits, world
 from helpers.stats import Estimate
 
 POOLED = "both sets"
+_PLACES = {1: "first", 0: "tie", -1: "second"}
 # What tells the methods apart, as fields of align_pro.Config; the rest is the same for all. Two
 # cannot take PRO's rate, see there. CoH makes four texts of a ranking: one pass over them is twice
 # as many tokens as two passes over pairs.
@@ -179,6 +181,20 @@ def difference(first: pd.DataFrame, second: pd.DataFrame, column: str = "gold") 
     ``second`` without seeds, the start policy's, stands beside every seed of the first."""
     both = _paired(first, second, column)
     return mean(both.assign(difference=both[f"{column}_1"] - both[f"{column}_2"]), "difference")
+
+
+def strengths(table: pd.DataFrame, column: str, wanted: Iterable[Arm]) -> outcomes.Strengths:
+    """All arms on one scale: Bradley-Terry strengths with ties (:func:`helpers.outcomes.davidson`)
+    from the duels of every two of them on the seeds that both have. Items are prompts, so that the
+    intervals hold for other prompts and not for other trainings. Raises its ValueErrors."""
+    limit, parts = near_tie(table, column), {str(arm): of(table, arm) for arm in wanted}
+    seeds = set.intersection(*(set(part["seed"]) for part in parts.values()))
+    games = []
+    for first, second in combinations(parts, 2):
+        two = (parts[name][parts[name]["seed"].isin(seeds)] for name in (first, second))
+        found = duel(*two, column, limit).assign(first=first, second=second)
+        games.append(found.assign(outcome=found["outcome"].map(_PLACES)))
+    return outcomes.davidson(pd.concat(games).rename(columns={"unit": "item"}))
 
 
 def weakest(leads: Mapping[str, Estimate]) -> tuple[str, Estimate]:

@@ -1,7 +1,7 @@
 """The real-text arm of chapters 06 to 08: its jobs (:mod:`helpers.real_arms`), and what can be
 read from so few responses and so poor a judge."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 
 from helpers import (
-    catalogue,
     crossed,
     jobs,
     launch,
     ledger,
     outcomes,
+    real_models,
     real_texts,
     significance,
     stats,
@@ -52,45 +52,9 @@ def start_job(where: Text, *, measure: int, pairs: int = 0, config: Mapping = _N
     return jobs.Job("real text, start", "real_arms.start", settings)
 
 
-def judge_job(
-    where: Text,
-    *,
-    candidates: Collection[str] = ("minilm", "minilm-prompt"),
-    labels: int | None = None,
-    tested: int = 300,
-) -> jobs.Job:
-    """The judge: the best of ``candidates`` (:data:`helpers.real_texts.LEARNERS`, or published
-    reward models by name) after learning from ``labels`` pairs of the part ``judge``."""
-    settings = dict(where=_who(where), candidates=list(candidates), labels=labels, tested=tested)
-    return jobs.Job("real text, judge", "real_arms.judge", settings | dict(seed=0))
-
-
-def possible(names: Collection[str], where: Text) -> tuple[list[str], dict[str, str]]:
-    """Those of the candidates for the judge that can be had here, and why the others cannot: a
-    learner on the policy's own network is no stranger to it, a published model may be out of
-    reach."""
-    reasons = {}
-    for name in names:
-        if name == where.policy:
-            reasons[name] = "it reads with the policy's own network"
-        elif name not in real_texts.LEARNERS and not Path(name).is_dir():
-            reachable, why = catalogue.reach(catalogue.row(name))
-            if not reachable:
-                reasons[name] = why
-    return [name for name in names if name not in reasons], reasons
-
-
-def signal_job(
-    where: Text, learner: str, *, labels: int | None = None, seed: int = 0, tested: int = 300
-) -> jobs.Job:
-    """A reward model that drives policies: ``labels`` pairs of the part ``panel`` (None: all)."""
-    settings = dict(where=_who(where), learner=learner, labels=labels, seed=seed, tested=tested)
-    return jobs.Job(f"real text, {learner}, {labels} labels", "real_arms.signal", settings)
-
-
 def panel_job(where: Text, *, folds: int = 3) -> jobs.Job:
     """Categories by chapter 02's panel of all pairs that policies may learn from."""
-    settings = dict(where=_who(where), folds=folds, seed=0)
+    settings = dict(where=real_models.who(where), folds=folds, seed=0)
     return jobs.Job("real text, panel", "real_arms.panel", settings)
 
 
@@ -125,8 +89,8 @@ def reinforce_job(
     config: Mapping = _NONE,
     processes: int = 1,
 ) -> jobs.Job:
-    """``ppo`` or ``rloo`` on the rewards of a :func:`signal_job`. ``config`` changes
-    :data:`helpers.real_arms.RL`."""
+    """``ppo`` or ``rloo`` on the rewards of a signal (:mod:`helpers.real_models`). ``config``
+    changes :data:`helpers.real_arms.RL`."""
     settings = dict(where=where._asdict(), method=method, seed=seed, prompts=prompts)
     settings |= dict(measure=measure, config=dict(config))
     name, needs = _driven(method.upper(), start, signal, seed)
@@ -144,8 +108,8 @@ def ranked_job(
     config: Mapping = _NONE,
     processes: int = 1,
 ) -> jobs.Job:
-    """PRO (or ``config["method"]``) on pairs that a :func:`signal_job` ranks anew: length 2.
-    ``config`` changes :data:`helpers.real_arms.PRO`."""
+    """PRO (or ``config["method"]``) on pairs that a signal ranks anew: length 2. ``config``
+    changes :data:`helpers.real_arms.PRO`."""
     settings = dict(where=where._asdict(), seed=seed, pairs=pairs, measure=measure)
     name, needs = _driven("PRO", start, signal, seed)
     return _by(processes, name, "real_arms.ranked", settings | dict(config=dict(config)), needs)
@@ -207,24 +171,6 @@ def written_by(job: jobs.Job) -> dict[str, str]:
 def model_name(policy: str) -> str:
     """A policy's name in ``facts/work.yaml``, as ledger ids of speeds have it."""
     return "smollm2-135m" if policy == real_texts.SMOLLM2 else ledger.slug(Path(policy).name)
-
-
-def tested(job: jobs.Job) -> pd.DataFrame:
-    """A reward model's scores of real pairs (:func:`helpers.real_texts.tested`)."""
-    return real_texts.table(jobs.folder(job) / "tested.jsonl")
-
-
-def accuracy(job: jobs.Job) -> stats.Estimate:
-    """How often a :func:`judge_job` or :func:`signal_job` is right on real pairs it never saw."""
-    return stats.Estimate(**jobs.record(job)["accuracy"])
-
-
-def more_accurate(a: pd.DataFrame, b: pd.DataFrame, *, seed: int) -> stats.Estimate:
-    """Accuracy of one reward model minus that of another on the same pairs (:func:`tested`)."""
-    if a["pair_id"].tolist() != b["pair_id"].tolist():
-        raise ValueError("the two were not tested on the same pairs")
-    right = [(t["chosen"] > t["rejected"]).to_numpy(float) for t in (a, b)]
-    return stats.paired_bootstrap(*right, a["prompt"].to_numpy(), seed=seed)
 
 
 def contest(
@@ -306,9 +252,3 @@ def summary(arms: Mapping[str, Sequence[jobs.Job]], judge: jobs.Job) -> pd.DataF
             means = said[["kl", "length", "finished", "judge"]].astype(float).mean()
             rows.append(dict(arm=arm, seed=place) | row | means.to_dict())
     return pd.DataFrame(rows)
-
-
-def _who(where: Text) -> dict:
-    """A reward model does not depend on the policy nor on its limits: one job for all of them."""
-    fields = ("fingerprint", "subsets", "splits")
-    return {k: v for k, v in where._asdict().items() if k in fields}

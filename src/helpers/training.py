@@ -2,6 +2,7 @@
 a run which diverges instead of losing it."""
 
 import math
+import sys
 import tempfile
 import time
 import warnings
@@ -12,6 +13,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from helpers import progress as bars
 from helpers import restart
 
 # A row of the log in which one of these is not a number ends the run.
@@ -98,8 +100,8 @@ def run(
 
     It has diverged where the loss, its gradient, the reward or the KL of a logged row is not
     finite, or ``kl`` is above ``most_kl`` (nats a response). ``measure`` gets each row of the log
-    and returns what is to be added to it. ``progress`` shows a bar on the error stream (None: if
-    that is a terminal). Any other exception is raised as it is.
+    and returns what is to be added to it. ``progress`` shows a bar on the error stream, with loss,
+    reward, KL and tokens/s (None: if someone sees it). Any other exception is raised as it is.
     """
     from transformers.trainer_callback import PrinterCallback
 
@@ -139,8 +141,6 @@ def kl_rows(trainer, every: int, kl: Callable[[], float]) -> Callable[[dict], di
 
 
 def _watch(most_kl, measure, progress, before):
-    import sys
-
     from tqdm import tqdm
     from transformers import TrainerCallback
 
@@ -148,9 +148,10 @@ def _watch(most_kl, measure, progress, before):
         bar = None
 
         def on_train_begin(self, args, state, control, **kwargs):
-            off = not (sys.stderr.isatty() if progress is None else progress)
-            done = state.global_step
-            self.bar = tqdm(total=state.max_steps, initial=done, unit="step", disable=off)
+            off = not (bars.wanted() if progress is None else progress)
+            style = dict(unit="step", disable=off or not state.is_world_process_zero)
+            style |= {} if sys.stderr.isatty() or progress else dict(bar_format=bars.BAR)
+            self.bar = tqdm(total=state.max_steps, initial=state.global_step, **style)
             self.began = time.perf_counter() - before
 
         def on_step_end(self, args, state, control, **kwargs):
