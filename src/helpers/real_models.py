@@ -35,9 +35,9 @@ def signal_job(
 
 
 def possible(names: Collection[str], where: Text) -> tuple[list[str], dict[str, str]]:
-    """Those of the candidates for the judge that can be had here, and why the others cannot: a
-    learner on the policy's own network is no stranger to it, a published model may be out of
-    reach."""
+    """Those of the candidates, for the judge or a signal, that can be had here, and why the others
+    cannot: a learner on the policy's own network is no stranger to it, a published model may be out
+    of reach."""
     reasons = {}
     for name in names:
         if name == where.policy:

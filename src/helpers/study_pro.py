@@ -185,7 +185,7 @@ def difference(first: pd.DataFrame, second: pd.DataFrame, column: str = "gold") 
 
 def strengths(table: pd.DataFrame, column: str, wanted: Iterable[Arm]) -> outcomes.Strengths:
     """All arms on one scale: Bradley-Terry strengths with ties (:func:`helpers.outcomes.davidson`)
-    from the duels of every two of them on the seeds that both have. Items are prompts, so that the
+    from the duels of every two of them on the seeds that all have. Items are prompts, so that the
     intervals hold for other prompts and not for other trainings. Raises its ValueErrors."""
     limit, parts = near_tie(table, column), {str(arm): of(table, arm) for arm in wanted}
     seeds = set.intersection(*(set(part["seed"]) for part in parts.values()))
