@@ -298,9 +298,9 @@ def test_a_wrong_key_or_address_stops_the_run_and_keeps_what_was_answered(status
     server = Server(prefers_good, prefers_good, httpx.Response(status, text="no"))
     with pytest.raises(completions.Stopped, match=f"HTTP {status}: no; check address"):
         run(server, make(20), cache)
-    assert len(server.asked) <= 4, "the rest is not tried"
+    assert len(server.asked) == 3, "the rest is not tried"
     answered = len(completions.read_cache(cache)[0])
-    assert answered >= 2
+    assert answered == 2
     again = Server()
     assert (run(again, make(20), cache)["vote"] == "chosen").all()
     assert len(again.asked) == 40 - answered

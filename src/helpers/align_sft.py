@@ -23,7 +23,7 @@ class Config(NamedTuple):
     epochs: int = 6
     # Responses a step on one device, times `accumulation`. Six passes over 2,000 responses of the
     # gold world: with steps of 8 at 1e-3 88 % of 200 samples are well-formed, with 32 at 2e-3 74 %,
-    # in equal time. Neither is enough to start from; more responses have not been tried.
+    # in equal time. Neither is enough to start from: see helpers.arms.
     batch_size: int = 8
     # Batches whose gradients are summed to a step: more changes memory, not the result.
     accumulation: int = 1

@@ -39,12 +39,12 @@ REFERENCE_PROMPTS = 256  # responses on which each reward model is standardised
 
 def start_job(responses: int, epochs: int) -> jobs.Job:
     """The start policy that all chapters share: one seed, since what is compared begins at it.
-    What it writes to 400 prompts is measured, or to fewer (never below 40) after a short training.
-    """
-    # Steps of 16 at 3e-3: rates of 1e-3 learned the language more slowly.
-    config = dict(epochs=epochs, batch_size=16, learning_rate=3e-3)
-    # A policy that has learned little writes without an end, which makes measuring it slow.
-    measure = min(400, max(40, responses // 60))
+    Measured on 4,000 prompts, or on fewer (never below 40) after a short training."""
+    # After two passes over 24,000 responses 95.5 % of 3,000 samples were well-formed with steps of
+    # 16 at 2e-3, 96.3 % with steps of 8; at 3e-3 and 5e-3 fewer. The same steps on 48,000 once: no.
+    config = dict(epochs=epochs, batch_size=8, learning_rate=2e-3)
+    # To show more than 95 % takes many. One that has learned little writes without an end: slow.
+    measure = min(4000, max(40, responses // 6))
     settings = dict(responses=responses, seed=0, measure=measure, config=config)
     return jobs.Job("start policy", "arms.start", settings)
 

@@ -38,6 +38,10 @@ class _Failed(Exception):
     """One question got no answer; the others may."""
 
 
+class _Unasked(Exception):
+    """The run was stopped, by another question, before this one had its answer."""
+
+
 @dataclass(frozen=True)
 class Endpoint:
     """A model behind an address, e.g. ``Endpoint("http://127.0.0.1:8000/v1", "name")``.
@@ -180,6 +184,8 @@ def _run_all(keys: list[str], answer: Callable, workers: int, stop, path: Path) 
             try:
                 done.result()
                 in_a_row = 0
+            except _Unasked:
+                continue  # the question that stopped the run says why
             except _Failed as error:
                 failed[waiting[done]] = str(error)
                 in_a_row += 1
@@ -204,7 +210,7 @@ def _complete(client: httpx.Client, body: dict, key: str, stop, sleep: Callable)
         if attempt:
             sleep(wait)
         if stop.is_set():
-            raise _Failed("the run was stopped")
+            raise _Unasked
         wait = BACKOFF_SECONDS * 2**attempt
         try:
             response = client.post("chat/completions", json=body)
@@ -220,6 +226,7 @@ def _complete(client: httpx.Client, body: dict, key: str, stop, sleep: Callable)
         # Cleared before it is cut, lest half a key remain.
         problem = f"HTTP {response.status_code}: {_without(key, response.text)[:200]}"
         if response.status_code in FATAL:
+            stop.set()  # here: until the caller hears of it, this thread would ask on
             raise Stopped(f"{problem}; check address, model and {KEY}, then run again")
         if response.status_code not in RETRIED:
             raise _Failed(problem)
