@@ -271,6 +271,21 @@ def test_sweep_deletes_what_nobody_asks_for(package):
     assert jobs.run([old], workers=1)[0]["total"] == 1
 
 
+def test_what_a_finished_job_was_made_from_is_kept_and_made_again_alone(package):
+    # A chapter asks for judgements and reads the trainings that they are of.
+    base = add(1)
+    result = add(10, base=base)
+    jobs.run([result], workers=1)
+    for job in (base, result):
+        os.utime(jobs.folder(job) / "job.json", (time.time() - 10 * 86_400,) * 2)
+    jobs.run([result], workers=1)
+    assert jobs.sweep(days=9) == 0
+    shutil.rmtree(jobs.folder(base))
+    jobs.run([result], workers=1)
+    assert jobs.record(base)["total"] == 1
+    assert calls() == ["add1", "add10", "add1"]
+
+
 def test_what_cannot_be_kept_as_json_is_a_failure(package):
     text = CHORES.replace('return {"total": total}', 'return {"total": float("nan")}')
     (package / "chores.py").write_text(text)

@@ -264,13 +264,13 @@ def _kill(process: subprocess.Popen) -> None:
 
 
 def _with_needs(jobs: Iterable[Job]) -> list[Job]:
-    """Needs before what needs them, each once; of a finished job not what it needed."""
+    """Needs before what needs them, each once. Also of a finished job: who asks for a judgement
+    reads the training that it is of, and neither may be swept away or missing."""
     found: dict[str, Job] = {}
     for job in jobs:
+        found |= {key(need): need for need in _with_needs(job.needs.values())}
         if done(job):
             os.utime(folder(job) / "job.json")  # see sweep
-        else:
-            found |= {key(need): need for need in _with_needs(job.needs.values())}
         found[key(job)] = job
     return list(found.values())
 
